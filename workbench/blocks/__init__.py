@@ -1,0 +1,1 @@
+"""Parts that need a loaded model and serve many methods."""

@@ -1,0 +1,1 @@
+"""The bookkeeping every method stands on: settings, sites, patches, reports, plans."""

@@ -1,0 +1,1 @@
+"""Methods of the topic `compose`, one file each."""

@@ -1,0 +1,1 @@
+"""Methods of the topic `erase`, one file each."""

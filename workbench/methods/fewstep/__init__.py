@@ -1,0 +1,1 @@
+"""Methods of the topic `fewstep`, one file each."""

@@ -1,0 +1,1 @@
+"""Methods of the topic `generate`, one file each."""

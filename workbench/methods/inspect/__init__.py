@@ -1,0 +1,1 @@
+"""Methods of the topic `inspect`, one file each."""

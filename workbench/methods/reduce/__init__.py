@@ -1,0 +1,1 @@
+"""Methods of the topic `reduce`, one file each."""

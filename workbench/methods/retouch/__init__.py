@@ -1,0 +1,1 @@
+"""Methods of the topic `retouch`, one file each."""

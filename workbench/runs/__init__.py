@@ -1,0 +1,1 @@
+"""Execute plans, keep runs."""

@@ -1,0 +1,1 @@
+"""Neutral descriptions of forms, figures and cards."""
