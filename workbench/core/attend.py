@@ -50,11 +50,21 @@ class Attention:
         scale = self.scale if self.scale is not None else 1 / math.sqrt(query.shape[-1])
         logits = (query[..., at, :].float() @ key.float().transpose(-1, -2)) * scale
         if self.causal:
-            seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+            seen = torch.ones(
+                query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
+            ).tril()
             logits = logits.masked_fill(~seen[at], -math.inf)
         if self.mask is not None:
-            mask = self.mask[..., at, :] if self.mask.shape[-2] == query.shape[-2] else self.mask
-            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
+            mask = (
+                self.mask[..., at, :]
+                if self.mask.shape[-2] == query.shape[-2]
+                else self.mask
+            )
+            logits = (
+                logits.masked_fill(~mask, -math.inf)
+                if mask.dtype == torch.bool
+                else logits + mask.float()
+            )
         return logits.softmax(-1)
 
 
@@ -66,16 +76,22 @@ class _Catch(TorchFunctionMode):
         self.fn = fn
         self.seen = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is F.scaled_dot_product_attention:
             self.seen += 1
-            return self.fn(_read_call(*args, **(kwargs or {})))  # the mode is suspended here, so fn may call it again
+            return self.fn(
+                _read_call(*args, **(kwargs or {}))
+            )  # the mode is suspended here, so fn may call it again
         return func(*args, **(kwargs or {}))
 
 
 def _read_call(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
                is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Attention:  # fmt: skip
-    return Attention(query, key, value, attn_mask, is_causal, scale, enable_gqa, dropout_p)
+    return Attention(
+        query, key, value, attn_mask, is_causal, scale, enable_gqa, dropout_p
+    )
 
 
 def intercept(forward: Callable[..., Any], fn: Attend, name: str) -> Callable[..., Any]:

@@ -42,14 +42,23 @@ class Catalog:
         """The topics that have a method, in order."""
         return tuple(dict.fromkeys(cls.topic() for cls in self.methods))
 
-    def only(self, topic: str | None = None, kind: Kind | None = None, family: str | None = None) -> "Catalog":
+    def only(
+        self,
+        topic: str | None = None,
+        kind: Kind | None = None,
+        family: str | None = None,
+    ) -> "Catalog":
         """The methods of a topic, a kind, a model family."""
         kept = [
             cls
             for cls in self.methods
             if topic in (None, cls.topic())
             and kind in (None, cls.kind)
-            and (family is None or "any" in cls.card.families or family in cls.card.families)
+            and (
+                family is None
+                or "any" in cls.card.families
+                or family in cls.card.families
+            )
         ]
         return Catalog(tuple(kept), self.failures)
 
@@ -64,12 +73,16 @@ def _discover() -> tuple[Failure, ...]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except Exception:  # a stranger's package may fail in any way; it must not take ours down
+        except (
+            Exception
+        ):  # a stranger's package may fail in any way; it must not take ours down
             failures.append(Failure(point.name, traceback.format_exc()))
     return tuple(failures)
 
 
-def catalog(topic: str | None = None, kind: Kind | None = None, family: str | None = None) -> Catalog:
+def catalog(
+    topic: str | None = None, kind: Kind | None = None, family: str | None = None
+) -> Catalog:
     """All methods, or those of a topic, kind and model family."""
     failures = _discover()
     order = sorted(Method.known.values(), key=lambda cls: (cls.topic(), cls.card.name))

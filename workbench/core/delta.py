@@ -34,7 +34,10 @@ class Delta:
 
     def keys(self) -> Iterator[str]:
         """The changed parameters, each once."""
-        seen = dict.fromkeys(k.removesuffix(".up").removesuffix(".down").removesuffix(".ids") for k in self.tensors)
+        seen = dict.fromkeys(
+            k.removesuffix(".up").removesuffix(".down").removesuffix(".ids")
+            for k in self.tensors
+        )
         return iter(seen)
 
     def change(self, key: str) -> Tensor:
@@ -52,13 +55,21 @@ class Delta:
             return weight.detach().clone()
         if self.kind == "masks":
             mask = self.tensors[key].to(weight.device, weight.dtype)
-            return weight.detach() * (1 - strength * (1 - mask)).reshape((1, -1) + (1,) * (weight.ndim - 2))
-        wide = weight.detach().double() if weight.dtype.itemsize == 8 else weight.detach().float()
+            return weight.detach() * (1 - strength * (1 - mask)).reshape(
+                (1, -1) + (1,) * (weight.ndim - 2)
+            )
+        wide = (
+            weight.detach().double()
+            if weight.dtype.itemsize == 8
+            else weight.detach().float()
+        )
         if self.kind == "rows":
             return self._rows(key, wide, strength).to(weight.dtype)
         change = self.change(key).to(wide)
         if change.numel() != wide.numel():
-            raise AskError(f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}.")
+            raise AskError(
+                f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}."
+            )
         return (wide + strength * change.reshape(wide.shape)).to(weight.dtype)
 
     def _rows(self, key: str, table: Tensor, strength: float) -> Tensor:
@@ -73,8 +84,15 @@ class Delta:
         """Write a safetensors file with kind and text in its metadata."""
         from safetensors.torch import save_file
 
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
-        save_file(tensors, path, metadata={"kind": self.kind, "text": json.dumps(dict(self.text))})
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.tensors.items()
+        }
+        save_file(
+            tensors,
+            path,
+            metadata={"kind": self.kind, "text": json.dumps(dict(self.text))},
+        )
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -86,7 +104,11 @@ class Delta:
                 meta = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise CheckpointMismatch(f"{path.name} is not a readable safetensors file ({error}).") from None
+            raise CheckpointMismatch(
+                f"{path.name} is not a readable safetensors file ({error})."
+            ) from None
         if meta.get("kind") not in ("none", "weights", "masks", "rows"):
-            raise CheckpointMismatch(f"{path.name} is not a delta of ours: its metadata names no kind.")
+            raise CheckpointMismatch(
+                f"{path.name} is not a delta of ours: its metadata names no kind."
+            )
         return cls(meta["kind"], tensors, json.loads(meta.get("text", "{}")))

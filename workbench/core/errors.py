@@ -77,5 +77,5 @@ class TapeFull(ResourceError):
     """A recording would pass its ceiling."""
 
 
-class Stopped(Exception):  # noqa: N818  (a signal, not an error)
+class Stopped(Exception):
     """Raised by a tap to end a run; everything is undone on the way out."""

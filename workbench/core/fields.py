@@ -18,7 +18,9 @@ from workbench.core.method import Method
 
 RoleName = Literal["target", "anchor", "preserve", "adapter", "trigger", "strength", "picture", "mask", "schedule",
                    "word", "pixel", "region", "model", "concepts"]  # fmt: skip
-ControlKind = Literal["number", "integer", "switch", "choice", "text", "list", "pair", "method", "json"]
+ControlKind = Literal[
+    "number", "integer", "switch", "choice", "text", "list", "pair", "method", "json"
+]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,13 @@ def _control(name: str, info: FieldInfo) -> Control:
     bounds = _bounds(marks)
     kind, choices, of, of_kind = _kind(core)
     unit = next((mark.name for mark in marks if isinstance(mark, Unit)), "")
-    role = next((mark.name for mark in marks if isinstance(mark, Role)), FIXED_ROLES.get(name, ""))
-    default = None if info.is_required() else info.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    role = next(
+        (mark.name for mark in marks if isinstance(mark, Role)),
+        FIXED_ROLES.get(name, ""),
+    )
+    default = (
+        None if info.is_required() else info.get_default(call_default_factory=True)
+    )  # type: ignore[call-arg]
     if default is PydanticUndefined:
         default = None
     return Control(name, kind, default, info.is_required(), optional, info.description or "", *bounds, choices=choices,
@@ -96,8 +103,12 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
         if origin is typing.Annotated:
             annotation, *more = typing.get_args(annotation)
             marks += more
-        elif origin in (Union, types.UnionType) and type(None) in typing.get_args(annotation):
-            rest = [part for part in typing.get_args(annotation) if part is not type(None)]
+        elif origin in (Union, types.UnionType) and type(None) in typing.get_args(
+            annotation
+        ):
+            rest = [
+                part for part in typing.get_args(annotation) if part is not type(None)
+            ]
             annotation = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007  (built at run time)
             optional = True
             if len(rest) > 1:
@@ -132,10 +143,20 @@ def _kind(core: Any) -> tuple[ControlKind, tuple[Any, ...], ControlKind | None, 
         parts = typing.get_args(core)
         inner, _, _ = _unwrap(parts[0])
         of, _, _, of_kind = _kind(inner)
-        return ("list" if len(parts) == 1 or parts[-1] is Ellipsis else "pair"), (), of, of_kind
+        return (
+            ("list" if len(parts) == 1 or parts[-1] is Ellipsis else "pair"),
+            (),
+            of,
+            of_kind,
+        )
     if isinstance(core, type) and issubclass(core, Method):
         return "method", (), None, core.kind
-    plain: dict[Any, ControlKind] = {bool: "switch", int: "integer", float: "number", str: "text"}
+    plain: dict[Any, ControlKind] = {
+        bool: "switch",
+        int: "integer",
+        float: "number",
+        str: "text",
+    }
     return plain.get(core, "json"), (), None, ""
 
 
@@ -146,7 +167,9 @@ def parse(cls: type[Method], words: dict[str, str]) -> Method:
     Raises `AskError` when a value cannot be read or is refused.
     """
     known = {control.name: control for control in controls(cls)}
-    return cls(**{name: _read(cls, known.get(name), text) for name, text in words.items()})
+    return cls(
+        **{name: _read(cls, known.get(name), text) for name, text in words.items()}
+    )
 
 
 def _read(cls: type[Method], control: Control | None, text: str) -> Any:
@@ -159,7 +182,10 @@ def _read(cls: type[Method], control: Control | None, text: str) -> Any:
     if control.kind in ("list", "pair"):
         if text.startswith("["):
             return _json(cls, control, text)
-        return [part if control.of == "text" else _json(cls, control, part) for part in [text]]
+        return [
+            part if control.of == "text" else _json(cls, control, part)
+            for part in [text]
+        ]
     if control.kind in ("number", "integer"):
         return text  # pydantic reads it and words the error
     return _json(cls, control, text.lower() if control.kind == "switch" else text)
@@ -169,8 +195,13 @@ def _json(cls: type[Method], control: Control, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        what = {"switch": "true or false", "list": 'a JSON list such as ["a", "b"]'}.get(control.kind, "JSON")
-        raise AskError(f"{cls.card.name}: {control.name} is {text!r}; it should be {what}.") from None
+        what = {
+            "switch": "true or false",
+            "list": 'a JSON list such as ["a", "b"]',
+        }.get(control.kind, "JSON")
+        raise AskError(
+            f"{cls.card.name}: {control.name} is {text!r}; it should be {what}."
+        ) from None
 
 
 def refused(control: Control) -> tuple[Any, ...]:

@@ -5,14 +5,20 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
+from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Images
 from workbench.core.delta import Delta
 from workbench.core.errors import AskError, DuplicateMethod, UnsupportedFamily
 from workbench.core.patch import Patch
-from workbench.core.ask import Ask
 from workbench.core.report import Report
 from workbench.core.scene import Scene
 from workbench.core.tape import Tap
@@ -35,7 +41,9 @@ class Card:
 class Method(BaseModel):
     """Settings with one verb. Give the class a `card` and it is in the catalog."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     card: ClassVar[Card]
     kind: ClassVar[Kind]
@@ -55,7 +63,10 @@ class Method(BaseModel):
             return
         _refuse_reserved(cls)
         other = cls.known.get(cls.card.name)
-        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        if other is not None and (other.__module__, other.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
             raise DuplicateMethod(
                 f"{cls.card.name!r} is declared in {other.__module__} and in {cls.__module__}. Rename one of them."
             )
@@ -64,7 +75,10 @@ class Method(BaseModel):
     @classmethod
     def topic(cls) -> str:
         """The name of the folder the method lives in, or what its card says."""
-        return cls.card.topic or cls.__module__.split(".")[-2 if "." in cls.__module__ else 0]
+        return (
+            cls.card.topic
+            or cls.__module__.split(".")[-2 if "." in cls.__module__ else 0]
+        )
 
     def but(self, **changes: Any) -> Self:
         """A validated copy with some settings changed."""
@@ -77,7 +91,9 @@ class Method(BaseModel):
     @property
     def key(self) -> str:
         """A hash of name and settings."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps(self.to_json(), sort_keys=True).encode()
+        ).hexdigest()[:16]
 
     def check(self, bundle: Bundle) -> None:
         """Raise `UnsupportedFamily` before any work when the model is of a family the card does not name."""
@@ -140,15 +156,26 @@ class Metric(Method):
         raise NotImplementedError
 
 
-KINDS: dict[Kind, type[Method]] = {"sampler": Sampler, "edit": Edit, "lens": Lens, "metric": Metric}
+KINDS: dict[Kind, type[Method]] = {
+    "sampler": Sampler,
+    "edit": Edit,
+    "lens": Lens,
+    "metric": Metric,
+}
 _RESERVED = {"method", "card", "kind", "quick", "neutral", "known", "key", "topic", "but", "check", "to_json", "fit"} | {
     "patch", "sample", "look", "score", "fits", "copy", "json", "schema", "dict", "construct", "validate"}  # fmt: skip
 
 
 def _refuse_reserved(cls: type[Method]) -> None:
-    clash = sorted(name for name in cls.model_fields if name in _RESERVED or name.startswith("model_"))
+    clash = sorted(
+        name
+        for name in cls.model_fields
+        if name in _RESERVED or name.startswith("model_")
+    )
     if clash:
-        raise AskError(f"{cls.__name__}: {clash[0]!r} cannot be the name of a setting; it means something else here.")
+        raise AskError(
+            f"{cls.__name__}: {clash[0]!r} cannot be the name of a setting; it means something else here."
+        )
 
 
 def _explain(cls: type[Method], error: ValidationError) -> str:
@@ -159,9 +186,13 @@ def _explain(cls: type[Method], error: ValidationError) -> str:
     if trouble["type"] == "extra_forbidden":
         return f"{name} has no setting {place!r}. It has: {', '.join(cls.model_fields) or 'none'}."
     if trouble["type"] == "missing":
-        return f"{name} needs {place}: {cls.model_fields[place].description or 'a value'}"
+        return (
+            f"{name} needs {place}: {cls.model_fields[place].description or 'a value'}"
+        )
     came = repr(trouble["input"])
-    what = trouble["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    what = (
+        trouble["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    )
     return f"{name}: {place} is {came if len(came) < 80 else came[:77] + '...'}; it {what}."
 
 

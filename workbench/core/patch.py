@@ -32,7 +32,12 @@ class Patch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.__exit__(kind, error, trace)
 
     def put(self, owner: object, name: str, value: object) -> None:
@@ -49,7 +54,12 @@ class Patch:
                         self._put(other, alias, value)
         self._put(owner, name, value)
 
-    def hook(self, module: nn.Module, fn: Callable[..., Any], when: Literal["before", "after"] = "after") -> None:
+    def hook(
+        self,
+        module: nn.Module,
+        fn: Callable[..., Any],
+        when: Literal["before", "after"] = "after",
+    ) -> None:
         """Add a forward hook: before gets (module, args, kwargs), after gets (module, args, kwargs, output)."""
         _refuse(module)
         if when == "before":
@@ -58,7 +68,9 @@ class Patch:
             handle = module.register_forward_hook(fn, with_kwargs=True)
         self._stack.callback(handle.remove)
 
-    def wrap(self, seam: SeamName, fn: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def wrap(
+        self, seam: SeamName, fn: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
         """Replace a seam by `fn(inner)`; a later wrap goes around an earlier one."""
         self.put(self.bundle.seams, seam, fn(getattr(self.bundle.seams, seam)))
 
@@ -71,12 +83,14 @@ class Patch:
         _refuse(site.module)
         for part in self.bundle.parts.values():
             if getattr(part, "gradient_checkpointing", False):
-                raise BundleInUse(f"{site.name}: gradient checkpointing recomputes unseen. Switch it off first.")
+                raise BundleInUse(
+                    f"{site.name}: gradient checkpointing recomputes unseen. Switch it off first."
+                )
         self.put(site.module, "forward", intercept(site.module.forward, fn, site.name))
 
     def delta(self, delta: Delta, strength: float = 1.0) -> None:
         """Put every parameter a delta changes. Raises `PatchError` when the model has no such parameter."""
-        for key in delta.keys():
+        for key in delta.keys():  # noqa: SIM118  (not a mapping)
             owner, name = self.find(key)
             old = getattr(owner, name)
             new = delta.changed(key, old, strength)
@@ -90,7 +104,9 @@ class Patch:
         for step in way:
             module = None if module is None else module._modules.get(step)
         if module is None or name not in module._parameters:
-            raise PatchError(f"{self.bundle.name} has no parameter {key}. Was the delta fitted on another model?")
+            raise PatchError(
+                f"{self.bundle.name} has no parameter {key}. Was the delta fitted on another model?"
+            )
         return module, name
 
     def _aliases(self, old: Tensor) -> Iterator[tuple[nn.Module, str]]:
@@ -145,7 +161,9 @@ def _target(owner: object, name: str, value: object, slot: str | None) -> str:
     if isinstance(value, Tensor) and slot == "_buffers":
         return "_buffers"
     if isinstance(value, Tensor) and slot == "_parameters":
-        raise PatchError(f"{type(owner).__name__}.{name} is a parameter; wrap the tensor in nn.Parameter.")
+        raise PatchError(
+            f"{type(owner).__name__}.{name} is a parameter; wrap the tensor in nn.Parameter."
+        )
     return slot if value is None and slot in _STORES else "__dict__"
 
 
@@ -161,11 +179,13 @@ def _reorder(store: MutableMapping[str, Any], order: list[str]) -> None:
 
 def _refuse(module: nn.Module) -> None:
     if getattr(module, "_hf_hook", None) is not None:
-        raise BundleInUse(f"{type(module).__name__} is offloaded by accelerate. Load the model without offload.")
+        raise BundleInUse(
+            f"{type(module).__name__} is offloaded by accelerate. Load the model without offload."
+        )
     if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-        raise BundleInUse(f"{type(module).__name__} is compiled. Patch first, compile afterwards.")
-
-
+        raise BundleInUse(
+            f"{type(module).__name__} is compiled. Patch first, compile afterwards."
+        )
 
 
 def fingerprint(bundle: Bundle) -> dict[str, object]:
@@ -174,16 +194,33 @@ def fingerprint(bundle: Bundle) -> dict[str, object]:
     Per module: class, names in every store, ids and write counts of tensors, ids of plain attributes, hooks. Write
     counts also catch a write that was written back.
     """
-    print_: dict[str, object] = {f"seam {name}": id(value) for name, value in vars(bundle.seams).items()}
+    print_: dict[str, object] = {
+        f"seam {name}": id(value) for name, value in vars(bundle.seams).items()
+    }
     for part, root in bundle.parts.items():
         for path, module in root.named_modules(remove_duplicate=False):
             plain = vars(module)
-            stores = {name: tuple((key, *_mark(value)) for key, value in plain[name].items()) for name in _STORES}
-            hooks = {name: len(value) for name, value in plain.items() if name.endswith("_hooks")}
-            rest = tuple((k, id(v)) for k, v in sorted(plain.items()) if k not in _STORES and not k.endswith("_hooks"))
+            stores = {
+                name: tuple((key, *_mark(value)) for key, value in plain[name].items())
+                for name in _STORES
+            }
+            hooks = {
+                name: len(value)
+                for name, value in plain.items()
+                if name.endswith("_hooks")
+            }
+            rest = tuple(
+                (k, id(v))
+                for k, v in sorted(plain.items())
+                if k not in _STORES and not k.endswith("_hooks")
+            )
             print_[f"{part}:{path}"] = (type(module).__qualname__, stores, hooks, rest)
     return print_
 
 
 def _mark(value: Any) -> tuple[object, ...]:
-    return (id(value), value._version, value.dtype, str(value.device)) if isinstance(value, Tensor) else (id(value),)
+    return (
+        (id(value), value._version, value.dtype, str(value.device))
+        if isinstance(value, Tensor)
+        else (id(value),)
+    )

@@ -17,7 +17,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("", description='"" is the default family; else a folder, a file or a hub id.')
+    model: str = Field(
+        "", description='"" is the default family; else a folder, a file or a hub id.'
+    )
     sampler: AnySampler | None = Field(None, description="None takes the model's own.")
     edits: tuple[AnyEdit, ...] = ()
     lenses: tuple[AnyLens, ...] = ()
@@ -38,16 +40,22 @@ class Plan(BaseModel):
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise AskError(f"The plan is not JSON ({error}). Take one from a run's folder: plan.json.") from None
+            raise AskError(
+                f"The plan is not JSON ({error}). Take one from a run's folder: plan.json."
+            ) from None
         if not isinstance(data, dict):
-            raise AskError('The plan is not a JSON object. It should look like {"ask": {"prompts": ["a cat"]}}.')
+            raise AskError(
+                'The plan is not a JSON object. It should look like {"ask": {"prompts": ["a cat"]}}.'
+            )
         try:
             return cls(**data)
         except AskError:
             raise
         except ValueError as error:
             first = str(error).splitlines()[1:3]
-            raise AskError(f"The plan cannot be read: {' '.join(first) or error}") from None
+            raise AskError(
+                f"The plan cannot be read: {' '.join(first) or error}"
+            ) from None
 
     def but(self, **changes: object) -> Self:
         """A validated copy with some values changed."""

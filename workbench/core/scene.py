@@ -20,7 +20,9 @@ Record = Callable[[Patch], None]
 
 
 @contextmanager
-def using(bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None) -> Iterator[Bundle]:
+def using(
+    bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None
+) -> Iterator[Bundle]:
     """The bundle with edits in force, in order: each is fitted on the model as the ones before it left it.
 
     Fitted deltas come from the bundle's store where it has them. `record` may add observers after the edits. On the
@@ -40,7 +42,9 @@ def using(bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | No
         yield bundle
 
 
-def fitted(edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignore) -> Delta:
+def fitted(
+    edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignore
+) -> Delta:
     """An edit's delta, from the store if it was fitted before on the same weights and after the same edits."""
     if not edit.fits():
         return Delta.none()
@@ -49,10 +53,14 @@ def fitted(edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignor
     kept = bundle.store.tensors(key) if bundle.store is not None else None
     if kept is not None:
         tensors, text = kept
-        return Delta(text["kind"], tensors, {k: v for k, v in text.items() if k != "kind"})  # type: ignore[arg-type]
+        return Delta(
+            text["kind"], tensors, {k: v for k, v in text.items() if k != "kind"}
+        )  # type: ignore[arg-type]
     delta = edit.fit(bundle, tap)
     if bundle.store is not None:
-        bundle.store.keep_tensors(key, delta.tensors, {**delta.text, "kind": delta.kind})
+        bundle.store.keep_tensors(
+            key, delta.tensors, {**delta.text, "kind": delta.kind}
+        )
     return delta
 
 
@@ -83,5 +91,7 @@ class Scene:
             if tap is not None:
                 tap(step)  # type: ignore[arg-type]
 
-        with using(self.bundle, *(self.edits if edits is None else edits), record=record) as bundle:
+        with using(
+            self.bundle, *(self.edits if edits is None else edits), record=record
+        ) as bundle:
             return chosen.sample(bundle, ask or self.ask, both)

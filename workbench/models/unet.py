@@ -1,0 +1,343 @@
+"""Stable Diffusion 1.x, 2.x and XL: a diffusers pipeline as a bundle, its seams and its sites."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.core.bundle import (
+    Bundle,
+    Condition,
+    Handle,
+    Seams,
+    Shapes,
+    Site,
+    TextStates,
+)
+from workbench.core.errors import UnsupportedFamily
+from workbench.models import schedulers
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline",
+             "StableDiffusionXLInpaintPipeline", "StableDiffusionImg2ImgPipeline",
+             "StableDiffusionXLImg2ImgPipeline", "LatentConsistencyModelPipeline")  # fmt: skip
+
+
+def from_pipeline(
+    pipe: Any,
+    *,
+    name: str,
+    source: str = "",
+    digest: str = "",
+    opener: Callable[[str], Bundle] | None = None,
+    world: Any = None,
+    about: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """A bundle over the parts of a loaded SD or SDXL pipeline; the pipeline itself is not kept.
+
+    Raises `UnsupportedFamily` when the pipeline has no UNet.
+    """
+    if not hasattr(pipe, "unet"):
+        raise UnsupportedFamily(
+            f"{name} is a {type(pipe).__name__}; UNet pipelines are read here: {PIPELINES[0]} ..."
+        )
+    xl = getattr(pipe, "text_encoder_2", None) is not None
+    parts: dict[str, nn.Module] = {"unet": pipe.unet, "vae": pipe.vae}
+    for part, module in (
+        ("text", pipe.text_encoder),
+        ("text2", getattr(pipe, "text_encoder_2", None)),
+    ):
+        if module is not None:
+            parts[part] = module
+    for module in parts.values():
+        module.eval().requires_grad_(False)
+    config = dict(pipe.scheduler.config)
+    seams = Seams(
+        read=_reader_xl(pipe) if xl else _reader(pipe),
+        predict=_predictor(pipe.unet),
+        guide=guide,
+        advance=schedulers.advance,
+        decode=_decoder(pipe.vae),
+    )
+    device = pipe.unet.device
+    facts = {
+        "zero_empty_negative": bool(
+            xl and pipe.config.get("force_zeros_for_empty_prompt", False)
+        ),
+        "inpaint_channels": pipe.unet.config.in_channels
+        > pipe.vae.config.latent_channels,
+    }
+    return Bundle(
+        name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,
+        all_sites=tuple(sites(pipe.unet)), schedule=lambda kind, steps: schedulers.make(kind, config, steps, device),
+        encoder=_encoder(pipe.vae), extra=_time_ids if xl else None, opener=opener, world=world, source=source,
+        about={**facts, **(about or {})})  # fmt: skip
+
+
+def guide(positive: Tensor, negative: Tensor, scale: float, cond: Condition) -> Tensor:
+    """Classifier-free guidance, n + scale (p - n), Ho and Salimans 2022 (arXiv 2207.12598) in diffusers' form."""
+    return negative + scale * (positive - negative)
+
+
+def _shapes(pipe: Any) -> Shapes:
+    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    if hasattr(pipe.vae.config, "encoder_block_out_channels"):
+        factor = 2 ** (len(pipe.vae.config.encoder_block_out_channels) - 1)
+    side = pipe.unet.config.sample_size
+    h, w = (side, side) if isinstance(side, int) else side
+    width = pipe.unet.config.cross_attention_dim
+    width = width if isinstance(width, int) else max(width)
+    tokens = (
+        pipe.tokenizer.model_max_length
+        if pipe.tokenizer is not None
+        else pipe.tokenizer_2.model_max_length
+    )
+    latent = (pipe.vae.config.latent_channels, h, w)
+    return Shapes(latent, (3, h * factor, w * factor), (tokens, width), multiple=factor)
+
+
+def _ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
+    length = tokenizer.model_max_length
+    batch = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return batch.input_ids.to(device)
+
+
+def _reader(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
+    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+
+    def read(prompts: Sequence[str]) -> TextStates:
+        ids = _ids(tokenizer, prompts, encoder.device)
+        mask = (
+            ids.ne(tokenizer.pad_token_id).long()
+            if getattr(encoder.config, "use_attention_mask", False)
+            else None
+        )
+        out = encoder(ids, attention_mask=mask)
+        return TextStates(out[0], ids=ids)
+
+    return read
+
+
+def _reader_xl(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
+    pairs = [
+        (t, e)
+        for t, e in (
+            (pipe.tokenizer, pipe.text_encoder),
+            (pipe.tokenizer_2, pipe.text_encoder_2),
+        )
+        if e
+    ]
+
+    def read(prompts: Sequence[str]) -> TextStates:
+        states: list[Tensor] = []
+        pooled = ids = None
+        for tokenizer, encoder in pairs:
+            ids = _ids(tokenizer, prompts, encoder.device)
+            out = encoder(ids, output_hidden_states=True)
+            states.append(out.hidden_states[-2])
+            pooled = out[0]  # the last encoder's projection
+        return TextStates(torch.cat(states, -1), pooled=pooled, ids=ids)
+
+    return read
+
+
+def _time_ids(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
+    """SDXL's micro-conditioning: original size, no crop, target size, each (height, width)."""
+    width, height = size
+    states = cond.text.states
+    ids = torch.tensor(
+        [height, width, 0, 0, height, width], dtype=states.dtype, device=states.device
+    )
+    return {"time_ids": ids.expand(len(states), -1)}
+
+
+def _predictor(unet: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        added = None
+        if "time_ids" in cond.extra:
+            added = {
+                "text_embeds": cond.text.pooled,
+                "time_ids": cond.extra["time_ids"],
+            }
+        if "inpaint" in cond.extra:
+            x = torch.cat([x, cond.extra["inpaint"].to(x)], 1)
+        return unet(
+            x, t, encoder_hidden_states=cond.text.states, added_cond_kwargs=added,
+            timestep_cond=cond.extra.get("timestep_cond"), return_dict=False)[0]  # fmt: skip
+
+    return predict
+
+
+def _decoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    def decode(latents: Tensor) -> Tensor:
+        mean, std = _moments(vae, latents)
+        latents = latents * std / vae.config.scaling_factor + mean
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+    return decode
+
+
+def _encoder(vae: Any) -> Callable[[Tensor, Sequence[torch.Generator] | None], Tensor]:
+    def encode(
+        pixels: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        rows: list[Tensor] = []
+        for i, row in enumerate(pixels.to(vae.device, vae.dtype).split(1)):
+            out = vae.encode(row)
+            if hasattr(out, "latent_dist"):
+                dist = out.latent_dist
+                rows.append(
+                    dist.mode() if generators is None else dist.sample(generators[i])
+                )
+            else:
+                rows.append(out.latents)
+        latents = torch.cat(rows)
+        mean, std = _moments(vae, latents)
+        return (latents - mean) * vae.config.scaling_factor / std
+
+    return encode
+
+
+def _moments(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    mean, std = (
+        getattr(vae.config, "latents_mean", None),
+        getattr(vae.config, "latents_std", None),
+    )
+    if mean is None or std is None:
+        return 0.0, 1.0
+    shape = (1, -1, 1, 1)
+    return torch.tensor(mean).view(shape).to(like), torch.tensor(std).view(shape).to(
+        like
+    )
+
+
+def sites(unet: Any) -> Iterator[Site]:
+    """Every named place of a UNet2DConditionModel, in the order of its forward pass."""
+    paths = {id(module): path for path, module in unet.named_modules()}
+    deepest = len(unet.down_blocks) - 1
+    side = unet.config.sample_size
+    grid = side * side if isinstance(side, int) else side[0] * side[1]
+    stages = [(block, level, "down") for level, block in enumerate(unet.down_blocks)]
+    stages += [(unet.mid_block, deepest, "mid")] if unet.mid_block is not None else []
+    stages += [(block, deepest - i, "up") for i, block in enumerate(unet.up_blocks)]
+    hidden = unet.config.block_out_channels[-1]
+    for stage, level, half in stages:
+        common = {
+            "part": "unet",
+            "level": level,
+            "side": half,
+            "tokens": grid >> (2 * level),
+        }
+        yield Site(path=paths[id(stage)], kind="stage", module=stage, **common)
+        for module in _in_order(stage):
+            if hasattr(module, "transformer_blocks"):
+                for block in module.transformer_blocks:
+                    yield from _transformer_sites(block, paths, common)
+                continue
+            path = paths[id(module)]
+            if half == "up":
+                yield Site(
+                    path=path, kind="skip", module=module, split=hidden, **common
+                )
+            yield Site(path=path, kind="residual", module=module, **common)
+            for child in ("norm1", "norm2"):
+                yield Site(
+                    path=f"{path}.{child}",
+                    kind="norm",
+                    module=getattr(module, child),
+                    **common,
+                )
+            for child in ("conv1", "conv2"):
+                conv = getattr(module, child)
+                handle = {
+                    "up" if child == "conv1" else "down": Handle(
+                        f"unet:{path}.{child}.weight", conv
+                    )
+                }
+                yield Site(
+                    path=f"{path}.{child}",
+                    kind="conv",
+                    module=conv,
+                    handles=handle,
+                    **common,
+                )
+            hidden = module.out_channels
+
+
+def _in_order(stage: Any) -> list[Any]:
+    """Resnets and transformers of a stage as its forward visits them; the middle one starts with a lone resnet."""
+    resnets, attentions = (
+        list(stage.resnets),
+        [a for a in getattr(stage, "attentions", []) if a is not None],
+    )
+    if len(resnets) > len(attentions) and attentions:
+        return [
+            resnets[0],
+            *(m for pair in zip(attentions, resnets[1:], strict=False) for m in pair),
+        ]
+    if not attentions:
+        return resnets
+    return [m for pair in zip(resnets, attentions, strict=True) for m in pair]
+
+
+def _transformer_sites(
+    block: Any, paths: dict[int, str], common: dict[str, Any]
+) -> Iterator[Site]:
+    path = paths[id(block)]
+    yield Site(path=path, kind="block", module=block, **common)
+    for child in ("attn1", "attn2"):
+        attention = getattr(block, child, None)
+        if attention is None:
+            continue
+        kind = "cross-attention" if attention.is_cross_attention else "self-attention"
+        names = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+        handles = {
+            ours: Handle(
+                f"unet:{path}.{child}.{theirs}.weight", attention.get_submodule(theirs)
+            )
+            for ours, theirs in names.items()
+        }
+        yield Site(
+            path=f"{path}.{child}",
+            kind=kind,
+            module=attention,
+            heads=attention.heads,
+            handles=handles,
+            **common,
+        )
+    if getattr(block, "ff", None) is not None:
+        yield Site(
+            path=f"{path}.ff",
+            kind="mlp",
+            module=block.ff,
+            handles=_mlp_handles(f"unet:{path}.ff", block.ff),
+            **common,
+        )
+    for child in ("norm1", "norm2", "norm3"):
+        if getattr(block, child, None) is not None:
+            yield Site(
+                path=f"{path}.{child}",
+                kind="norm",
+                module=getattr(block, child),
+                **common,
+            )
+
+
+def _mlp_handles(key: str, ff: Any) -> dict[str, Handle]:
+    first, last = ff.net[0].proj, ff.net[2]
+    down = Handle(f"{key}.net.2.weight", last)
+    inner = last.in_features
+    name = f"{key}.net.0.proj.weight"
+    if first.out_features == 2 * inner:  # gated: value rows first, then the gate's
+        return {
+            "up": Handle(name, first, rows=slice(0, inner)),
+            "gate": Handle(name, first, rows=slice(inner, None)),
+            "down": down,
+        }
+    return {"up": Handle(name, first), "down": down}
