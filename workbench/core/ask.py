@@ -1,7 +1,6 @@
 """What is asked for: prompts, negatives, seeds, size, picture and mask."""
 
 from pathlib import Path
-from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,20 +20,12 @@ class Ask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    prompts: tuple[str, ...] = Field(
-        description="One text an image; `class:207` is a class id."
-    )
-    negatives: tuple[str, ...] = Field(
-        (), description="What each image should not show."
-    )
+    prompts: tuple[str, ...] = Field(description="One text an image; `class:207` is a class id.")
+    negatives: tuple[str, ...] = Field((), description="What each image should not show.")
     seeds: tuple[int, ...] = Field((), description="One whole number an image.")
-    size: tuple[int, int] | None = Field(
-        None, description="Width and height in pixels."
-    )
+    size: tuple[int, int] | None = Field(None, description="Width and height in pixels.")
     image: Path | None = Field(None, description="A picture to start from.")
-    mask: Path | None = Field(
-        None, description="White is redrawn, black is kept; of the picture's size."
-    )
+    mask: Path | None = Field(None, description="White is redrawn, black is kept; of the picture's size.")
 
     def __init__(self, **values: object) -> None:
         try:
@@ -43,24 +34,17 @@ class Ask(BaseModel):
             trouble = error.errors(include_url=False)[0]
             place = ".".join(map(str, trouble["loc"])) or "request"
             message = trouble["msg"].removeprefix("Value error, ")
-            raise AskError(
-                message if trouble["type"] == "value_error" else f"{place}: {message}."
-            ) from None
+            raise AskError(message if trouble["type"] == "value_error" else f"{place}: {message}.") from None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: dict[str, object]) -> dict[str, object]:
-        values = {
-            name: (value,) if _single(name, value) else value
-            for name, value in values.items()
-        }
+        values = {name: (value,) if _single(name, value) else value for name, value in values.items()}
         prompts = tuple(values.get("prompts") or ())  # type: ignore[call-overload]
         seeds = tuple(values.get("seeds") or ())  # type: ignore[call-overload]
         negatives = tuple(values.get("negatives") or ())  # type: ignore[call-overload]
         if not prompts:
-            raise ValueError(
-                'There is no prompt. Give at least one, for example "a cat".'
-            )
+            raise ValueError('There is no prompt. Give at least one, for example "a cat".')
         if len(prompts) == 1 and len(seeds) > 1:
             prompts *= len(seeds)
         count = len(prompts)
@@ -71,13 +55,11 @@ class Ask(BaseModel):
         return {**values, "prompts": prompts, "seeds": seeds, "negatives": negatives}
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Ask":
         count = len(self.prompts)
         for name, row in (("seeds", self.seeds), ("negatives", self.negatives)):
             if len(row) != count:
-                raise ValueError(
-                    f"There are {count} prompts and {len(row)} {name}. Give one for all, or one a prompt."
-                )
+                raise ValueError(f"There are {count} prompts and {len(row)} {name}. Give one for all, or one a prompt.")
         for text in (*self.prompts, *self.negatives):
             if len(text) > LONGEST_PROMPT:
                 raise ValueError(
@@ -86,24 +68,18 @@ class Ask(BaseModel):
                 )
         wrong = next((seed for seed in self.seeds if not 0 <= seed <= MOST_SEED), None)
         if wrong is not None:
-            raise ValueError(
-                f"The seed is {wrong}; seeds are whole numbers from 0 to {MOST_SEED}."
-            )
+            raise ValueError(f"The seed is {wrong}; seeds are whole numbers from 0 to {MOST_SEED}.")
         if self.size is not None and min(self.size) < 1:
-            raise ValueError(
-                f"The size is {self.size[0]}x{self.size[1]}; both sides must be at least 1 pixel."
-            )
+            raise ValueError(f"The size is {self.size[0]}x{self.size[1]}; both sides must be at least 1 pixel.")
         if self.mask is not None and self.image is None:
-            raise ValueError(
-                "There is a mask but no picture to apply it to. Give an image as well."
-            )
+            raise ValueError("There is a mask but no picture to apply it to. Give an image as well.")
         return self
 
-    def but(self, **changes: object) -> Self:
+    def but(self, **changes: object) -> "Ask":
         """A validated copy with some values changed."""
         return type(self)(**{**dict(self), **changes})
 
-    def row(self, index: int) -> Self:
+    def row(self, index: int) -> "Ask":
         """The request for image `index` alone."""
         return self.but(
             prompts=self.prompts[index],
@@ -116,6 +92,4 @@ class Ask(BaseModel):
 
 
 def _single(name: str, value: object) -> bool:
-    return (name in ("prompts", "negatives") and isinstance(value, str)) or (
-        name == "seeds" and isinstance(value, int)
-    )
+    return (name in ("prompts", "negatives") and isinstance(value, str)) or (name == "seeds" and isinstance(value, int))

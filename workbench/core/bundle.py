@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -64,10 +64,7 @@ class Condition:
     def rows(self, index: Sequence[int]) -> "Condition":
         """The condition of some rows, in this order."""
         at = torch.as_tensor(list(index), device=self.text.states.device)
-        pick = {
-            name: None if value is None else value[at]
-            for name, value in vars(self.text).items()
-        }
+        pick = {name: None if value is None else value[at] for name, value in vars(self.text).items()}
         return replace(
             self,
             text=TextStates(**pick),
@@ -83,7 +80,7 @@ class Condition:
 
 @dataclass(eq=False)
 class Seams:
-    """The callables that `Patch.wrap` may wrap, and who listens to a run's events.
+    """The callables that `Patch.wrap` may wrap, who listens to a run's events, and the keys of the edits in force.
 
     - `read(prompts) -> TextStates`, one row a prompt
     - `predict(x [R, C, h, w], t [R], cond) -> [R, C, h, w]`, the raw network
@@ -98,6 +95,7 @@ class Seams:
     advance: Callable[..., tuple[Tensor, Tensor]]
     decode: Callable[..., Tensor]
     listeners: tuple[Callable[[Event], None], ...] = ()
+    edits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +120,7 @@ class Handle:
         """Put another matrix of the same shape through a patch; a fused one keeps its other rows."""
         whole = getattr(self.owner, self.name)
         if tuple(weight.shape) != tuple(self.weight.shape):
-            raise AskError(
-                f"{self.key} has shape {tuple(self.weight.shape)}; {tuple(weight.shape)} was given."
-            )
+            raise AskError(f"{self.key} has shape {tuple(self.weight.shape)}; {tuple(weight.shape)} was given.")
         if self.rows is not None:
             fused = whole.detach().clone()
             fused[self.rows] = weight.to(fused)
@@ -165,9 +161,7 @@ class Site:
     def handle(self, name: str) -> Handle:
         """One of the site's matrices. Raises `MissingPart` where it has no such one."""
         if name not in self.handles:
-            raise MissingPart(
-                f"{self.name} has no {name}. It has: {', '.join(self.handles) or 'no matrices'}."
-            )
+            raise MissingPart(f"{self.name} has no {name}. It has: {', '.join(self.handles) or 'no matrices'}.")
         return self.handles[name]
 
     @property
@@ -206,15 +200,25 @@ class Site:
         return self.handle("down")
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where fitted values are kept by key: tensors with their text, and JSON."""
 
-    def tensors(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None: ...
-    def keep_tensors(
-        self, key: str, tensors: Mapping[str, Tensor], text: Mapping[str, str]
-    ) -> None: ...
-    def json(self, key: str) -> Any | None: ...
-    def keep_json(self, key: str, value: Any) -> None: ...
+    def tensors(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """What `keep_tensors` kept under the key, or None."""
+        ...
+
+    def keep_tensors(self, key: str, tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> None:
+        """Keep tensors and text under a key."""
+        ...
+
+    def json(self, key: str) -> Any | None:
+        """What `keep_json` kept under the key, or None."""
+        ...
+
+    def keep_json(self, key: str, value: Any) -> None:
+        """Keep plain data under a key."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,15 +256,9 @@ class Bundle:
         """The first part's dtype."""
         return next(next(iter(self.parts.values())).parameters()).dtype
 
-    def sites(
-        self, kind: SiteKind, level: int | Literal["all"] = "all"
-    ) -> tuple[Site, ...]:
+    def sites(self, kind: SiteKind, level: int | Literal["all"] = "all") -> tuple[Site, ...]:
         """The places of a kind in the order of the forward pass; empty where there are none."""
-        return tuple(
-            site
-            for site in self.all_sites
-            if site.kind == kind and level in ("all", site.level)
-        )
+        return tuple(site for site in self.all_sites if site.kind == kind and level in ("all", site.level))
 
     def scheduler(self, name: str, steps: int) -> Any:
         """A scheduler of diffusers with its timesteps set. Raises `AskError` for an unknown name."""
@@ -276,14 +274,10 @@ class Bundle:
         """The raw network on noisy rows [R, C, h, w] at timesteps [R]."""
         return self.seams.predict(x, t, cond)
 
-    def encode(
-        self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None
-    ) -> Tensor:
+    def encode(self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1 to latents [B, C, h, w]; a sampling encoder draws from row i's generator."""
         if self.encoder is None:
-            raise MissingPart(
-                f"{self.name} has no picture encoder, so it cannot start from a picture."
-            )
+            raise MissingPart(f"{self.name} has no picture encoder, so it cannot start from a picture.")
         return self.encoder(pixels, generators)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -293,9 +287,7 @@ class Bundle:
     def open(self, name: str) -> "Bundle":
         """Another model (scorer, judge, student) through the loader that made this one."""
         if self.opener is None:
-            raise MissingPart(
-                f"{self.name} was made without a loader, so it cannot open {name!r}."
-            )
+            raise MissingPart(f"{self.name} was made without a loader, so it cannot open {name!r}.")
         return self.opener(name)
 
     def tell(self, event: Event) -> None:

@@ -54,11 +54,7 @@ class Catalog:
             for cls in self.methods
             if topic in (None, cls.topic())
             and kind in (None, cls.kind)
-            and (
-                family is None
-                or "any" in cls.card.families
-                or family in cls.card.families
-            )
+            and (family is None or "any" in cls.card.families or family in cls.card.families)
         ]
         return Catalog(tuple(kept), self.failures)
 
@@ -73,16 +69,12 @@ def _discover() -> tuple[Failure, ...]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except (
-            Exception
-        ):  # a stranger's package may fail in any way; it must not take ours down
+        except Exception:  # a stranger's package may fail in any way; it must not take ours down
             failures.append(Failure(point.name, traceback.format_exc()))
     return tuple(failures)
 
 
-def catalog(
-    topic: str | None = None, kind: Kind | None = None, family: str | None = None
-) -> Catalog:
+def catalog(topic: str | None = None, kind: Kind | None = None, family: str | None = None) -> Catalog:
     """All methods, or those of a topic, kind and model family."""
     failures = _discover()
     order = sorted(Method.known.values(), key=lambda cls: (cls.topic(), cls.card.name))

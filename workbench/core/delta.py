@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from torch import Tensor
 
@@ -28,16 +28,13 @@ class Delta:
     text: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def none(cls) -> Self:
+    def none(cls) -> "Delta":
         """No change."""
         return cls("none")
 
     def keys(self) -> Iterator[str]:
         """The changed parameters, each once."""
-        seen = dict.fromkeys(
-            k.removesuffix(".up").removesuffix(".down").removesuffix(".ids")
-            for k in self.tensors
-        )
+        seen = dict.fromkeys(k.removesuffix(".up").removesuffix(".down").removesuffix(".ids") for k in self.tensors)
         return iter(seen)
 
     def change(self, key: str) -> Tensor:
@@ -55,21 +52,13 @@ class Delta:
             return weight.detach().clone()
         if self.kind == "masks":
             mask = self.tensors[key].to(weight.device, weight.dtype)
-            return weight.detach() * (1 - strength * (1 - mask)).reshape(
-                (1, -1) + (1,) * (weight.ndim - 2)
-            )
-        wide = (
-            weight.detach().double()
-            if weight.dtype.itemsize == 8
-            else weight.detach().float()
-        )
+            return weight.detach() * (1 - strength * (1 - mask)).reshape((1, -1) + (1,) * (weight.ndim - 2))
+        wide = weight.detach().double() if weight.dtype.itemsize == 8 else weight.detach().float()
         if self.kind == "rows":
             return self._rows(key, wide, strength).to(weight.dtype)
         change = self.change(key).to(wide)
         if change.numel() != wide.numel():
-            raise AskError(
-                f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}."
-            )
+            raise AskError(f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}.")
         return (wide + strength * change.reshape(wide.shape)).to(weight.dtype)
 
     def _rows(self, key: str, table: Tensor, strength: float) -> Tensor:
@@ -84,10 +73,7 @@ class Delta:
         """Write a safetensors file with kind and text in its metadata."""
         from safetensors.torch import save_file
 
-        tensors = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.tensors.items()
-        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         save_file(
             tensors,
             path,
@@ -95,7 +81,7 @@ class Delta:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "Delta":
         """Read what `save` wrote. Raises `CheckpointMismatch` for anything else."""
         from safetensors import SafetensorError, safe_open
 
@@ -104,11 +90,7 @@ class Delta:
                 meta = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise CheckpointMismatch(
-                f"{path.name} is not a readable safetensors file ({error})."
-            ) from None
+            raise CheckpointMismatch(f"{path.name} is not a readable safetensors file ({error}).") from None
         if meta.get("kind") not in ("none", "weights", "masks", "rows"):
-            raise CheckpointMismatch(
-                f"{path.name} is not a delta of ours: its metadata names no kind."
-            )
+            raise CheckpointMismatch(f"{path.name} is not a delta of ours: its metadata names no kind.")
         return cls(meta["kind"], tensors, json.loads(meta.get("text", "{}")))

@@ -18,9 +18,7 @@ from workbench.core.method import Method
 
 RoleName = Literal["target", "anchor", "preserve", "adapter", "trigger", "strength", "picture", "mask", "schedule",
                    "word", "pixel", "region", "model", "concepts"]  # fmt: skip
-ControlKind = Literal[
-    "number", "integer", "switch", "choice", "text", "list", "pair", "method", "json"
-]
+ControlKind = Literal["number", "integer", "switch", "choice", "text", "list", "pair", "method", "json"]
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def _control(name: str, info: FieldInfo) -> Control:
         (mark.name for mark in marks if isinstance(mark, Role)),
         FIXED_ROLES.get(name, ""),
     )
-    default = (
-        None if info.is_required() else info.get_default(call_default_factory=True)
-    )  # type: ignore[call-arg]
+    default = None if info.is_required() else info.get_default(call_default_factory=True)  # type: ignore[call-arg]
     if default is PydanticUndefined:
         default = None
     return Control(name, kind, default, info.is_required(), optional, info.description or "", *bounds, choices=choices,
@@ -103,12 +99,8 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
         if origin is typing.Annotated:
             annotation, *more = typing.get_args(annotation)
             marks += more
-        elif origin in (Union, types.UnionType) and type(None) in typing.get_args(
-            annotation
-        ):
-            rest = [
-                part for part in typing.get_args(annotation) if part is not type(None)
-            ]
+        elif origin in (Union, types.UnionType) and type(None) in typing.get_args(annotation):
+            rest = [part for part in typing.get_args(annotation) if part is not type(None)]
             annotation = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007  (built at run time)
             optional = True
             if len(rest) > 1:
@@ -167,9 +159,7 @@ def parse(cls: type[Method], words: dict[str, str]) -> Method:
     Raises `AskError` when a value cannot be read or is refused.
     """
     known = {control.name: control for control in controls(cls)}
-    return cls(
-        **{name: _read(cls, known.get(name), text) for name, text in words.items()}
-    )
+    return cls(**{name: _read(cls, known.get(name), text) for name, text in words.items()})
 
 
 def _read(cls: type[Method], control: Control | None, text: str) -> Any:
@@ -182,10 +172,7 @@ def _read(cls: type[Method], control: Control | None, text: str) -> Any:
     if control.kind in ("list", "pair"):
         if text.startswith("["):
             return _json(cls, control, text)
-        return [
-            part if control.of == "text" else _json(cls, control, part)
-            for part in [text]
-        ]
+        return [part if control.of == "text" else _json(cls, control, part) for part in [text]]
     if control.kind in ("number", "integer"):
         return text  # pydantic reads it and words the error
     return _json(cls, control, text.lower() if control.kind == "switch" else text)
@@ -199,9 +186,7 @@ def _json(cls: type[Method], control: Control, text: str) -> Any:
             "switch": "true or false",
             "list": 'a JSON list such as ["a", "b"]',
         }.get(control.kind, "JSON")
-        raise AskError(
-            f"{cls.card.name}: {control.name} is {text!r}; it should be {what}."
-        ) from None
+        raise AskError(f"{cls.card.name}: {control.name} is {text!r}; it should be {what}.") from None
 
 
 def refused(control: Control) -> tuple[Any, ...]:

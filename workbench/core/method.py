@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from workbench.core.report import Report
 from workbench.core.scene import Scene
 from workbench.core.tape import Tap
 
+S = TypeVar("S", bound="Method")
 Kind = Literal["sampler", "edit", "lens", "metric"]
 
 
@@ -41,9 +42,7 @@ class Card:
 class Method(BaseModel):
     """Settings with one verb. Give the class a `card` and it is in the catalog."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     card: ClassVar[Card]
     kind: ClassVar[Kind]
@@ -75,12 +74,9 @@ class Method(BaseModel):
     @classmethod
     def topic(cls) -> str:
         """The name of the folder the method lives in, or what its card says."""
-        return (
-            cls.card.topic
-            or cls.__module__.split(".")[-2 if "." in cls.__module__ else 0]
-        )
+        return cls.card.topic or cls.__module__.split(".")[-2 if "." in cls.__module__ else 0]
 
-    def but(self, **changes: Any) -> Self:
+    def but(self: S, **changes: Any) -> S:
         """A validated copy with some settings changed."""
         return type(self)(**{**dict(self), **changes})
 
@@ -91,9 +87,7 @@ class Method(BaseModel):
     @property
     def key(self) -> str:
         """A hash of name and settings."""
-        return hashlib.sha256(
-            json.dumps(self.to_json(), sort_keys=True).encode()
-        ).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self, bundle: Bundle) -> None:
         """Raise `UnsupportedFamily` before any work when the model is of a family the card does not name."""
@@ -162,20 +156,16 @@ KINDS: dict[Kind, type[Method]] = {
     "lens": Lens,
     "metric": Metric,
 }
-_RESERVED = {"method", "card", "kind", "quick", "neutral", "known", "key", "topic", "but", "check", "to_json", "fit"} | {
-    "patch", "sample", "look", "score", "fits", "copy", "json", "schema", "dict", "construct", "validate"}  # fmt: skip
+_RESERVED = frozenset(
+    "method card kind quick neutral known key topic but check to_json fit patch sample look score fits copy json schema "
+    "dict construct validate".split()
+)
 
 
 def _refuse_reserved(cls: type[Method]) -> None:
-    clash = sorted(
-        name
-        for name in cls.model_fields
-        if name in _RESERVED or name.startswith("model_")
-    )
+    clash = sorted(name for name in cls.model_fields if name in _RESERVED or name.startswith("model_"))
     if clash:
-        raise AskError(
-            f"{cls.__name__}: {clash[0]!r} cannot be the name of a setting; it means something else here."
-        )
+        raise AskError(f"{cls.__name__}: {clash[0]!r} cannot be the name of a setting; it means something else here.")
 
 
 def _explain(cls: type[Method], error: ValidationError) -> str:
@@ -186,13 +176,11 @@ def _explain(cls: type[Method], error: ValidationError) -> str:
     if trouble["type"] == "extra_forbidden":
         return f"{name} has no setting {place!r}. It has: {', '.join(cls.model_fields) or 'none'}."
     if trouble["type"] == "missing":
-        return (
-            f"{name} needs {place}: {cls.model_fields[place].description or 'a value'}"
-        )
+        return f"{name} needs {place}: {cls.model_fields[place].description or 'a value'}"
     came = repr(trouble["input"])
-    what = (
-        trouble["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
-    )
+    what = trouble["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    if not place:  # a check across several settings words its own message
+        return f"{name} {what}."
     return f"{name}: {place} is {came if len(came) < 80 else came[:77] + '...'}; it {what}."
 
 

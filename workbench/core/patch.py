@@ -1,10 +1,12 @@
 """The only thing that writes to a model: an undo journal on one ExitStack."""
 
+import hashlib
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from workbench.core.attend import Attend, intercept
@@ -28,8 +30,9 @@ class Patch:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._stack = ExitStack()
+        self._sound: set[nn.Module] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Patch":
         return self
 
     def __exit__(
@@ -46,7 +49,7 @@ class Patch:
         A parameter that other modules share (tied weights) is replaced in all of them.
         """
         if isinstance(owner, nn.Module):
-            _refuse(owner)
+            self._refuse(owner)
             old = owner._parameters.get(name)
             if old is not None and isinstance(value, nn.Parameter):
                 for other, alias in self._aliases(old):
@@ -61,16 +64,14 @@ class Patch:
         when: Literal["before", "after"] = "after",
     ) -> None:
         """Add a forward hook: before gets (module, args, kwargs), after gets (module, args, kwargs, output)."""
-        _refuse(module)
+        self._refuse(module)
         if when == "before":
             handle = module.register_forward_pre_hook(fn, with_kwargs=True)
         else:
             handle = module.register_forward_hook(fn, with_kwargs=True)
         self._stack.callback(handle.remove)
 
-    def wrap(
-        self, seam: SeamName, fn: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def wrap(self, seam: SeamName, fn: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Replace a seam by `fn(inner)`; a later wrap goes around an earlier one."""
         self.put(self.bundle.seams, seam, fn(getattr(self.bundle.seams, seam)))
 
@@ -80,12 +81,9 @@ class Patch:
 
     def attend(self, site: Site, fn: Attend) -> None:
         """Send a site's attention through `fn(call) -> output`; several stack, the first one innermost."""
-        _refuse(site.module)
-        for part in self.bundle.parts.values():
-            if getattr(part, "gradient_checkpointing", False):
-                raise BundleInUse(
-                    f"{site.name}: gradient checkpointing recomputes unseen. Switch it off first."
-                )
+        for module in self.bundle.parts[site.part].modules():
+            if getattr(module, "gradient_checkpointing", False):
+                raise BundleInUse(f"{site.name}: gradient checkpointing recomputes unseen. Switch it off first.")
         self.put(site.module, "forward", intercept(site.module.forward, fn, site.name))
 
     def delta(self, delta: Delta, strength: float = 1.0) -> None:
@@ -104,10 +102,17 @@ class Patch:
         for step in way:
             module = None if module is None else module._modules.get(step)
         if module is None or name not in module._parameters:
-            raise PatchError(
-                f"{self.bundle.name} has no parameter {key}. Was the delta fitted on another model?"
-            )
+            raise PatchError(f"{self.bundle.name} has no parameter {key}. Was the delta fitted on another model?")
         return module, name
+
+    def _refuse(self, module: nn.Module) -> None:
+        """Raise `BundleInUse` when the module, or the part it belongs to, is offloaded or compiled."""
+        if module in self._sound:
+            return
+        whole = [list(part.modules()) for part in self.bundle.parts.values()]
+        for each in next((part for part in whole if any(m is module for m in part)), [module]):
+            _refuse(each)
+            self._sound.add(each)
 
     def _aliases(self, old: Tensor) -> Iterator[tuple[nn.Module, str]]:
         for part in self.bundle.parts.values():
@@ -161,9 +166,7 @@ def _target(owner: object, name: str, value: object, slot: str | None) -> str:
     if isinstance(value, Tensor) and slot == "_buffers":
         return "_buffers"
     if isinstance(value, Tensor) and slot == "_parameters":
-        raise PatchError(
-            f"{type(owner).__name__}.{name} is a parameter; wrap the tensor in nn.Parameter."
-        )
+        raise PatchError(f"{type(owner).__name__}.{name} is a parameter; wrap the tensor in nn.Parameter.")
     return slot if value is None and slot in _STORES else "__dict__"
 
 
@@ -179,48 +182,71 @@ def _reorder(store: MutableMapping[str, Any], order: list[str]) -> None:
 
 def _refuse(module: nn.Module) -> None:
     if getattr(module, "_hf_hook", None) is not None:
-        raise BundleInUse(
-            f"{type(module).__name__} is offloaded by accelerate. Load the model without offload."
-        )
+        raise BundleInUse(f"{type(module).__name__} is offloaded by accelerate. Load the model without offload.")
     if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-        raise BundleInUse(
-            f"{type(module).__name__} is compiled. Patch first, compile afterwards."
-        )
+        raise BundleInUse(f"{type(module).__name__} is compiled. Patch first, compile afterwards.")
 
 
-def fingerprint(bundle: Bundle) -> dict[str, object]:
+class _Pin:
+    """An object by identity, held so that its id cannot be given to another."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Pin) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self.value).__name__} at {id(self.value):#x}>"
+
+
+def fingerprint(bundle: Bundle, *, deep: bool = False) -> dict[str, object]:
     """What a bundle is made of, by identity: equal before and after means nothing was changed.
 
-    Per module: class, names in every store, ids and write counts of tensors, ids of plain attributes, hooks. Write
-    counts also catch a write that was written back.
+    Per module: class, names in every store, identity and write count of tensors, plain attributes and what those hold
+    at first hand, hooks. Write counts also catch a write that was written back. `deep` hashes every tensor's bytes as
+    well, for writes that torch does not count (through `.data` or numpy).
     """
-    print_: dict[str, object] = {
-        f"seam {name}": id(value) for name, value in vars(bundle.seams).items()
-    }
+    print_: dict[str, object] = {f"seam {name}": _held(value) for name, value in vars(bundle.seams).items()}
     for part, root in bundle.parts.items():
         for path, module in root.named_modules(remove_duplicate=False):
             plain = vars(module)
-            stores = {
-                name: tuple((key, *_mark(value)) for key, value in plain[name].items())
-                for name in _STORES
-            }
-            hooks = {
-                name: len(value)
-                for name, value in plain.items()
-                if name.endswith("_hooks")
-            }
-            rest = tuple(
-                (k, id(v))
-                for k, v in sorted(plain.items())
-                if k not in _STORES and not k.endswith("_hooks")
-            )
-            print_[f"{part}:{path}"] = (type(module).__qualname__, stores, hooks, rest)
+            stores = {name: tuple((key, *_mark(value, deep)) for key, value in plain[name].items()) for name in _STORES}
+            rest = tuple((key, *_held(value)) for key, value in sorted(plain.items()) if key not in _STORES)
+            print_[f"{part}:{path}"] = (type(module).__qualname__, stores, rest)
     return print_
 
 
-def _mark(value: Any) -> tuple[object, ...]:
-    return (
-        (id(value), value._version, value.dtype, str(value.device))
-        if isinstance(value, Tensor)
-        else (id(value),)
-    )
+def differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """The places at which two fingerprints differ."""
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def _mark(value: Any, deep: bool) -> tuple[object, ...]:
+    if not isinstance(value, Tensor):
+        return (_Pin(value),)
+    marks = (_Pin(value), value._version, value.data_ptr(), value.dtype, str(value.device), value.requires_grad)
+    grad = None if value.grad is None else _Pin(value.grad)
+    return (*marks, grad, _digest(value)) if deep else (*marks, grad)
+
+
+def _digest(value: Tensor) -> str:
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.blake2b(flat.numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def _held(value: Any) -> tuple[object, ...]:
+    """A plain attribute and what it holds at first hand: a list's items, a processor's settings."""
+    if isinstance(value, Tensor | nn.Module | type) or callable(getattr(value, "__func__", None)):
+        return (_Pin(value),)
+    if isinstance(value, dict):
+        return (
+            _Pin(value),
+            *((_Pin(key) if not isinstance(key, str | int) else key, _Pin(item)) for key, item in value.items()),
+        )
+    if isinstance(value, list | tuple | set | frozenset):
+        return (_Pin(value), *(_Pin(item) for item in value))
+    return (_Pin(value), *((key, _Pin(item)) for key, item in sorted(getattr(value, "__dict__", {}).items())))

@@ -1,7 +1,7 @@
 """A whole request as JSON: model, sampler, edits, lenses, metrics and what to draw."""
 
 import json
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,9 +17,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(
-        "", description='"" is the default family; else a folder, a file or a hub id.'
-    )
+    model: str = Field("", description='"" is the default family; else a folder, a file or a hub id.')
     sampler: AnySampler | None = Field(None, description="None takes the model's own.")
     edits: tuple[AnyEdit, ...] = ()
     lenses: tuple[AnyLens, ...] = ()
@@ -35,28 +33,22 @@ class Plan(BaseModel):
         return self.model_dump(mode="json")
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
+    def from_json(cls, text: str | bytes) -> "Plan":
         """A plan from JSON text. Raises `AskError` for anything that is not one."""
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise AskError(
-                f"The plan is not JSON ({error}). Take one from a run's folder: plan.json."
-            ) from None
+            raise AskError(f"The plan is not JSON ({error}). Take one from a run's folder: plan.json.") from None
         if not isinstance(data, dict):
-            raise AskError(
-                'The plan is not a JSON object. It should look like {"ask": {"prompts": ["a cat"]}}.'
-            )
+            raise AskError('The plan is not a JSON object. It should look like {"ask": {"prompts": ["a cat"]}}.')
         try:
             return cls(**data)
         except AskError:
             raise
         except ValueError as error:
             first = str(error).splitlines()[1:3]
-            raise AskError(
-                f"The plan cannot be read: {' '.join(first) or error}"
-            ) from None
+            raise AskError(f"The plan cannot be read: {' '.join(first) or error}") from None
 
-    def but(self, **changes: object) -> Self:
+    def but(self, **changes: object) -> "Plan":
         """A validated copy with some values changed."""
         return type(self)(**{**dict(self), **changes})

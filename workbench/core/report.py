@@ -81,55 +81,26 @@ class Report:
 
     def problems(self) -> list[str]:
         """What is wrong with the report's shapes and values; empty when it is sound."""
-        found = [
-            f"number {name} is not finite"
-            for name, value in self.numbers.items()
-            if not np.isfinite(value)
-        ]
+        found = [f"number {name} is not finite" for name, value in self.numbers.items() if not np.isfinite(value)]
         for panel in self.panels:
-            found += [
-                f"{type(panel).__name__} {panel.title!r}: {trouble}"
-                for trouble in _troubles(panel)
-            ]
+            found += [f"{type(panel).__name__} {panel.title!r}: {trouble}" for trouble in _troubles(panel)]
         return found
 
 
 def _troubles(panel: Panel) -> list[str]:
     match panel:
         case Picture(pixels=pixels):
-            return (
-                []
-                if pixels.dtype == np.uint8 and pixels.ndim == 3
-                else ["pixels must be uint8 [H, W, 3]"]
-            )
+            return [] if pixels.dtype == np.uint8 and pixels.ndim == 3 else ["pixels must be uint8 [H, W, 3]"]
         case Film(frames=frames, labels=labels):
-            found = (
-                []
-                if len(frames) == len(labels)
-                else [f"{len(frames)} frames, {len(labels)} labels"]
-            )
-            return found + (
-                [] if np.isfinite(frames).all() else ["frames are not finite"]
-            )
+            found = [] if len(frames) == len(labels) else [f"{len(frames)} frames, {len(labels)} labels"]
+            return found + ([] if np.isfinite(frames).all() else ["frames are not finite"])
         case Heat(values=values):
             found = [] if values.ndim == 2 else ["values must be [h, w]"]
-            return found + (
-                [] if np.isfinite(values).all() else ["values are not finite"]
-            )
+            return found + ([] if np.isfinite(values).all() else ["values are not finite"])
         case Curve(x=x, ys=ys, names=names):
             fits = ys.shape == (len(names), len(x))
-            return (
-                []
-                if fits
-                else [
-                    f"ys {ys.shape} does not fit {len(names)} names and {len(x)} points"
-                ]
-            )
+            return [] if fits else [f"ys {ys.shape} does not fit {len(names)} names and {len(x)} points"]
         case Table(columns=columns, rows=rows):
-            return [
-                f"row {i} has {len(r)} cells"
-                for i, r in enumerate(rows)
-                if len(r) != len(columns)
-            ]
+            return [f"row {i} has {len(r)} cells" for i, r in enumerate(rows) if len(r) != len(columns)]
         case Note():
             return []

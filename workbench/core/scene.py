@@ -20,9 +20,7 @@ Record = Callable[[Patch], None]
 
 
 @contextmanager
-def using(
-    bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None
-) -> Iterator[Bundle]:
+def using(bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None) -> Iterator[Bundle]:
     """The bundle with edits in force, in order: each is fitted on the model as the ones before it left it.
 
     Fitted deltas come from the bundle's store where it has them. `record` may add observers after the edits. On the
@@ -32,19 +30,16 @@ def using(
     for edit in edits:
         edit.check(bundle)
     with Patch(bundle) as patch:
-        before: list[str] = []
         for edit in edits:
-            delta = fitted(edit, bundle, before, tap)
+            delta = fitted(edit, bundle, bundle.seams.edits, tap)
             edit.patch(bundle, delta, patch)
-            before.append(edit.key)
+            patch.put(bundle.seams, "edits", (*bundle.seams.edits, edit.key))
         if record is not None:
             record(patch)
         yield bundle
 
 
-def fitted(
-    edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignore
-) -> Delta:
+def fitted(edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignore) -> Delta:
     """An edit's delta, from the store if it was fitted before on the same weights and after the same edits."""
     if not edit.fits():
         return Delta.none()
@@ -53,14 +48,10 @@ def fitted(
     kept = bundle.store.tensors(key) if bundle.store is not None else None
     if kept is not None:
         tensors, text = kept
-        return Delta(
-            text["kind"], tensors, {k: v for k, v in text.items() if k != "kind"}
-        )  # type: ignore[arg-type]
+        return Delta(text["kind"], tensors, {k: v for k, v in text.items() if k != "kind"})  # type: ignore[arg-type]
     delta = edit.fit(bundle, tap)
     if bundle.store is not None:
-        bundle.store.keep_tensors(
-            key, delta.tensors, {**delta.text, "kind": delta.kind}
-        )
+        bundle.store.keep_tensors(key, delta.tensors, {**delta.text, "kind": delta.kind})
     return delta
 
 
@@ -91,7 +82,5 @@ class Scene:
             if tap is not None:
                 tap(step)  # type: ignore[arg-type]
 
-        with using(
-            self.bundle, *(self.edits if edits is None else edits), record=record
-        ) as bundle:
+        with using(self.bundle, *(self.edits if edits is None else edits), record=record) as bundle:
             return chosen.sample(bundle, ask or self.ask, both)
