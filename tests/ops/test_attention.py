@@ -1,0 +1,77 @@
+"""Attention maps: cases solvable on paper, and twins written with loops."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from workbench.core.errors import AskError
+from workbench.ops import attention
+
+
+def weights(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)).softmax(-1)
+
+
+def test_mean_over_heads_is_the_plain_mean() -> None:
+    w = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    assert attention.mean_heads(w).tolist() == [[[0.5, 0.5]]]
+
+
+def test_entropy_is_zero_for_one_place_and_log_of_the_number_for_all() -> None:
+    w = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]])
+    assert_close(attention.entropy(w), torch.tensor([0.0, math.log(4), math.log(2)]))
+    assert_close(attention.evenness(w), torch.tensor([0.0, 1.0, 0.5]))
+
+
+def test_evenness_of_a_single_place_is_one() -> None:
+    assert attention.evenness(torch.ones(2, 1)).tolist() == [1.0, 1.0]
+
+
+def test_entropy_equals_a_loop_in_float64() -> None:
+    w = weights(2, 3, 5)
+    slow = [[-sum(p * math.log(p) for p in row) for row in rows] for rows in w.double().tolist()]
+    assert_close(attention.entropy(w).double(), torch.tensor(slow, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("tokens", "size", "cells"), [(64, (8, 8), (8, 8)), (16, (8, 8), (4, 4)), (6, (5, 4), (3, 2))])
+def test_a_grid_is_the_latent_halved_rounding_up(tokens: int, size: tuple[int, int], cells: tuple[int, int]) -> None:
+    assert attention.grid(tokens, size) == cells
+
+
+def test_a_number_of_tokens_that_is_no_grid_is_refused() -> None:
+    with pytest.raises(AskError, match="50 tokens are no grid of a 8x8"):
+        attention.grid(50, (8, 8))
+
+
+def test_folding_keeps_rows_together() -> None:
+    assert attention.to_grid(torch.arange(4.0)[None], (2, 2)).tolist() == [[[0, 1], [2, 3]]]
+
+
+def test_resizing_keeps_the_mean_when_doubling() -> None:
+    m = weights(1, 4, 4)
+    assert_close(attention.resize(m, (8, 8)).mean(), m.mean(), atol=1e-6, rtol=0)
+    assert attention.resize(m, (8, 8), "nearest").shape == (1, 8, 8)
+
+
+def test_the_cell_under_a_pixel_counts_row_by_row() -> None:
+    assert attention.place((0, 0), (16, 16), (4, 4)) == 0
+    assert attention.place((15, 15), (16, 16), (4, 4)) == 15
+    assert attention.place((4, 8), (16, 16), (4, 4)) == 9
+    assert attention.place((8, 4), (16, 32), (2, 4)) == 1
+
+
+def test_a_pixel_outside_is_refused() -> None:
+    with pytest.raises(AskError, match=r"The pixel is \(16, 0\); the picture is 16x16, so x goes from 0 to 15"):
+        attention.place((16, 0), (16, 16), (4, 4))
+
+
+def test_spreading_reaches_from_zero_to_one_and_a_constant_map_is_zero() -> None:
+    m = torch.stack([torch.tensor([[1.0, 3.0], [2.0, 1.0]]), torch.full((2, 2), 7.0)])
+    assert attention.spread(m).tolist() == [[[0, 1], [0.5, 0]], [[0, 0], [0, 0]]]
+
+
+def test_a_word_is_the_mean_of_its_tokens() -> None:
+    m = torch.tensor([[[1.0, 2.0, 6.0]]])
+    assert attention.mean_tokens(m, torch.tensor([1, 2])).tolist() == [[4.0]]

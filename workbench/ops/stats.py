@@ -1,0 +1,91 @@
+"""Intervals and distances between sets of features. Every draw comes from a generator of its own."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.core.errors import AskError
+
+Interval = tuple[float, float]
+Z95 = 1.959963984540054
+
+
+def wilson(hits: int, total: int, z: float = Z95) -> Interval:
+    """Wilson's score interval of a share, 95 % by default; (0, 1) when nothing was tried.
+
+    >>> [round(v, 4) for v in wilson(8, 10)]
+    [0.4902, 0.9433]
+    """
+    if not 0 <= hits <= total:
+        raise AskError(f"{hits} of {total} is no share; hits lie between 0 and the total.")
+    if total == 0:
+        return 0.0, 1.0
+    share = hits / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
+def bootstrap(values: Float[Tensor, " n"], draws: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of the mean; it always holds the mean, and is a point for a single value.
+
+    Values are sorted first, so that the order in which they came does not matter.
+    """
+    count = len(values)
+    if count == 0:
+        raise AskError("There are no values to take an interval of.")
+    ordered = values.detach().double().cpu().sort().values
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(count, (draws, count), generator=generator)
+    means = ordered[picks].mean(1)
+    tail = (1 - level) / 2
+    ends = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    mean = ordered.mean().item()
+    return min(ends[0].item(), mean), max(ends[1].item(), mean)
+
+
+def jackknife(value: float, without: Float[Tensor, " n"], z: float = Z95) -> Interval:
+    """Normal interval about `value` from its recomputations with one item left out each time (Efron's formula)."""
+    left = without.detach().double()
+    count = len(left)
+    error = math.sqrt((count - 1) / count * (left - left.mean()).square().sum().item()) if count > 1 else 0.0
+    return value - z * error, value + z * error
+
+
+def cosine_distances(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """1 - cosine between all pairs of rows, in float64; 0..2, exactly 0 on the diagonal."""
+    unit = torch.nn.functional.normalize(features.detach().double(), dim=-1)
+    return (1 - unit @ unit.T).clamp(0, 2).fill_diagonal_(0)
+
+
+def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
+    """Frechet distance of two sets' Gaussians: |mx - my|^2 + tr(Sx + Sy - 2 (Sx^1/2 Sy Sx^1/2)^1/2).
+
+    Biased upwards for small sets: compare sets of equal size only.
+    """
+    x, y = x.detach().double(), y.detach().double()
+    if min(len(x), len(y)) < 2:
+        raise AskError(f"The Frechet distance needs two pictures a set; there are {len(x)} and {len(y)}.")
+    sx, sy = torch.cov(x.T).reshape(x.shape[1], -1), torch.cov(y.T).reshape(y.shape[1], -1)
+    values, vectors = torch.linalg.eigh(sx)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ sy @ root).clamp_min(0).sqrt().sum()
+    gap = (x.mean(0) - y.mean(0)).square().sum()
+    return max(0.0, (gap + sx.trace() + sy.trace() - 2 * cross).item())
+
+
+def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
+    """Kernel inception distance: the unbiased squared MMD with kernel (x.y / d + 1)^3; may be slightly negative."""
+    x, y = x.detach().double(), y.detach().double()
+    n, m, width = len(x), len(y), x.shape[1]
+    if min(n, m) < 2:
+        raise AskError(f"The kernel distance needs two pictures a set; there are {n} and {m}.")
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / width + 1) ** 3
+
+    xx, yy = kernel(x, x), kernel(y, y)
+    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+    return (within - 2 * kernel(x, y).mean()).item()
