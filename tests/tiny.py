@@ -84,7 +84,7 @@ def _lively(pipe: Any) -> Any:
     """Random weights whose answers depend visibly on the text, so that an edit without effect shows."""
     with torch.no_grad():
         for name, weight in pipe.unet.named_parameters():
-            if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight", "conv_out.weight")):
+            if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight")):
                 weight.mul_(3.0)
             elif name.endswith(("attn1.to_q.weight", "attn1.to_k.weight", "attn2.to_q.weight", "attn2.to_k.weight")):
                 weight.mul_(2.0)
@@ -95,12 +95,15 @@ def _lively(pipe: Any) -> Any:
     return pipe
 
 
-def sd_pipe(seed: int = 0) -> StableDiffusionPipeline:
-    """A fresh Stable Diffusion 1.x pipeline with random weights of this seed; latents 4x8x8, pictures 16x16."""
+def sd_pipe(seed: int = 0, **unet: Any) -> StableDiffusionPipeline:
+    """A fresh Stable Diffusion 1.x pipeline with random weights of this seed; latents 4x8x8, pictures 16x16.
+
+    `unet` changes its configuration (`in_channels=9` makes an inpainting model).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipe = StableDiffusionPipeline(
-            vae=_vae(), text_encoder=_text(CLIPTextModel, 32), tokenizer=tokenizer(), unet=_unet(32),
+            vae=_vae(), text_encoder=_text(CLIPTextModel, 32), tokenizer=tokenizer(), unet=_unet(32, **unet),
             scheduler=_scheduler(), safety_checker=None, feature_extractor=None,
             requires_safety_checker=False)  # type: ignore[arg-type]  # fmt: skip
     return _lively(pipe)

@@ -156,10 +156,10 @@ KINDS: dict[Kind, type[Method]] = {
     "lens": Lens,
     "metric": Metric,
 }
-_RESERVED = frozenset(
-    "method card kind quick neutral known key topic but check to_json fit patch sample look score fits copy json schema "
-    "dict construct validate".split()
-)
+_RESERVED = {
+    *("method", "card", "kind", "quick", "neutral", "known", "key", "topic", "but", "check", "to_json", "fit", "fits"),
+    *("patch", "sample", "look", "score", "copy", "json", "schema", "dict", "construct", "validate"),
+}
 
 
 def _refuse_reserved(cls: type[Method]) -> None:
