@@ -1,0 +1,174 @@
+"""Benchmarks: several ways to do one thing, taken in turns in one process, medians after a warm-up.
+
+A topic is a file `workbench/runs/benches/<topic>.py` with `bench(options) -> (bundle, {name: Way})`; the others are
+compared with the first way.
+"""
+
+import contextlib
+import importlib
+import pkgutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from workbench.core.bundle import Bundle
+from workbench.core.errors import AskError
+from workbench.core.patch import Patch
+from workbench.runs import benches
+from workbench.runs.environment import environment
+from workbench.runs.requests import nearest
+
+Tier = Literal["cpu", "gpu"]
+LEAST = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a benchmark is asked for: where the model is, how large a load, how often."""
+
+    tier: Tier = "cpu"
+    repeats: int = LEAST
+    model: str = ""
+    models: Path | None = None
+    dtype: str = ""
+    steps: int = 20
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do the thing: `once()` does it and returns numbers of its own, e.g. shares of the time."""
+
+    once: Callable[[], Mapping[str, float]]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    method: str = ""
+
+
+def topics() -> tuple[str, ...]:
+    """The topics that have a benchmark."""
+    return tuple(info.name for info in pkgutil.iter_modules(benches.__path__))
+
+
+def run_bench(topic: str, options: Options) -> dict[str, Any]:
+    """Measure a topic: plain data with one row a way. Raises `AskError` for an unknown topic or tier."""
+    if topic not in topics():
+        raise nearest(topic, topics(), "benchmark")
+    if options.repeats < LEAST:
+        raise AskError(f"repeats is {options.repeats}; a median needs at least {LEAST}.")
+    if options.tier == "gpu" and not torch.cuda.is_available():
+        raise AskError("There is no CUDA device here for --tier gpu. Use --tier cpu.")
+    bundle, ways = importlib.import_module(f"{benches.__name__}.{topic}").bench(options)
+    rows = measure(ways, options.repeats, bundle.device)
+    return {
+        "schema": 1, "topic": topic, "tier": options.tier, "made": datetime.now(UTC).date().isoformat(),
+        "model": {"name": bundle.name, "digest": bundle.digest}, "environment": environment(bundle),
+        "repeats": options.repeats, "against": next(iter(ways)), "rows": rows}  # fmt: skip
+
+
+def measure(ways: Mapping[str, Way], repeats: int, device: torch.device) -> list[dict[str, Any]]:
+    """Do every way once unmeasured, then all of them in turns; medians, spread, peak memory, ratio to the first way."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    numbers: dict[str, list[Mapping[str, float]]] = {name: [] for name in ways}
+    peaks: dict[str, int] = dict.fromkeys(ways, 0)
+    for turn in range(repeats + 1):
+        order = list(ways) if turn % 2 else list(reversed(ways))  # neither always goes first
+        for name in order:
+            with peak(device) as most:
+                began = time.perf_counter()
+                found = ways[name].once()
+                settle(device)
+                spent = time.perf_counter() - began
+            if turn:
+                seconds[name].append(spent)
+                numbers[name].append(found)
+                peaks[name] = max(peaks[name], most[0])
+    first = seconds[next(iter(ways))]
+    return [_row(name, way, seconds[name], first, numbers[name], peaks[name]) for name, way in ways.items()]
+
+
+def _row(name: str, way: Way, seconds: list[float], first: list[float], numbers: list[Mapping[str, float]],
+         peak_bytes: int) -> dict[str, Any]:  # fmt: skip
+    pairs = [mine / other for mine, other in zip(seconds, first, strict=True)]
+    kept = {key: statistics.median(found[key] for found in numbers) for key in numbers[0]}
+    values = {
+        "seconds": statistics.median(seconds), "least": min(seconds), "most": max(seconds),
+        "ratio": statistics.median(pairs), "peak_mib": peak_bytes / 2**20, **kept}  # fmt: skip
+    return {"name": name, "method": way.method, "settings": dict(way.settings),
+            "numbers": {key: round(value, 4) for key, value in values.items()}}  # fmt: skip
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def peak(device: torch.device) -> Iterator[list[int]]:
+    """The most bytes held during the body, in the list's only entry: of the device, or of the process on a CPU.
+
+    On a CPU this is the resident peak, weights and libraries included; where the system cannot restart it, the peak
+    since the process began.
+    """
+    most = [0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    yield most
+    most[0] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
+
+
+def _resident() -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+@contextlib.contextmanager
+def timed_seams(bundle: Bundle) -> Iterator[dict[str, float]]:
+    """Seconds spent in `predict` and `decode` of a bundle during the body."""
+    spent = {"predict": 0.0, "decode": 0.0}
+
+    def timer(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                settle(bundle.device)
+                began = time.perf_counter()
+                result = inner(*args, **kwargs)
+                settle(bundle.device)
+                spent[name] += time.perf_counter() - began
+                return result
+
+            return call
+
+        return wrap
+
+    with Patch(bundle) as patch:
+        patch.wrap("predict", timer("predict"))
+        patch.wrap("decode", timer("decode"))
+        yield spent
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """A result as a table for people."""
+    keys = list(dict.fromkeys(key for row in result["rows"] for key in row["numbers"]))
+    head = f"{'':24}" + "".join(f"{key:>12}" for key in keys)
+    lines = [f"{row['name']:24}" + "".join(f"{row['numbers'].get(key, float('nan')):12.4g}" for key in keys)
+             for row in result["rows"]]  # fmt: skip
+    about = f"{result['topic']} on {result['model']['name']}, {result['environment'].get('device_name')}, "
+    return "\n".join([about + f"medians of {result['repeats']}", head, *lines])

@@ -1,0 +1,1 @@
+"""One file a topic: `bench(options) -> (bundle, {name: Way})`, found by its name."""
