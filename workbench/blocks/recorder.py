@@ -10,11 +10,11 @@ the edits, so it sees the attention that is really computed: of a merged model t
 where the merger says how (`unmerge`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ CEILING = 256 << 20
 CHUNK = 256  # queries whose weights are held at once
 
 
+@runtime_checkable
 class Unmerge(Protocol):
     """How a token reducer takes its merging back, for maps over merged places."""
 
@@ -95,7 +96,7 @@ def entropies(look: Look) -> Float[Tensor, "B A N"]:
 
 
 def looks_from(pixel: tuple[int, int], picture: tuple[int, int]) -> Reduce:
-    """Where the place under a pixel (x, y) of a picture (height, width) looks: mean over heads, [B, N] summing to one."""
+    """Where the place under a pixel (x, y) of a picture (height, width) looks: head mean [B, N] that sums to one."""
 
     def reduce(look: Look) -> Tensor:
         merged = look.unmerge
@@ -182,7 +183,7 @@ class Recorder:
         return predict
 
     @contextmanager
-    def _during(self, now: _Now) -> Iterator[None]:
+    def _during(self, now: _Now) -> Generator[None, None, None]:
         self._now = now
         self.times.append(-1 if now.step is None else now.step.index)
         try:
@@ -205,7 +206,7 @@ class Recorder:
         def keep(value: Any) -> None:
             now = self._now
             if now is not None:
-                tensor = value[0] if isinstance(value, tuple) else value
+                tensor = cast(Tensor, value[0] if isinstance(value, tuple) else value)
                 rows = now.rows(tensor.shape[0], site.name)
                 self.tape.add(key, pick(tensor.detach()[rows]))
 

@@ -1,11 +1,13 @@
 """What a prompt asks for, in the words of the emoji world."""
 
-import functools
 import re
 from dataclasses import dataclass
 
 from workbench.blocks.world import World
 
+Book = dict[tuple[str, ...], tuple[frozenset[str], bool]]
+
+_books: dict[int, tuple[World, Book]] = {}  # of the last world; its thousands of phrases take a while to sort
 _WORDS = re.compile(r"[a-z0-9]+(?:['’.-][a-z0-9]+)*|[,;]")
 _BEFORE = {"a", "an", "the", "one", "and", "of", ",", ";", "emoji", "with", ""}
 _AFTER = {"and", "on", "in", "with", "at", ",", ";", "emoji", ""}
@@ -20,16 +22,19 @@ class Said:
     background: str = ""
 
 
-@functools.lru_cache(maxsize=4)
-def _vocabulary(labels: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[tuple[str, ...], tuple[frozenset[str], bool]]:
+def _vocabulary(world: World) -> Book:
     """Phrase -> (labels it may mean, whether it is a label itself); a label's own name beats others' synonyms."""
+    if _books.get(id(world), (None,))[0] is world:
+        return _books[id(world)][1]
     known: dict[tuple[str, ...], set[str]] = {}
-    for label, synonyms in labels:
-        for synonym in synonyms:
-            known.setdefault(tuple(_WORDS.findall(synonym.lower())), set()).add(label)
-    book = {phrase: (frozenset(names), False) for phrase, names in known.items() if phrase}
-    for label, _ in labels:
-        book[tuple(_WORDS.findall(label.lower()))] = (frozenset({label}), True)
+    for thing in world.objects:
+        for synonym in thing.synonyms:
+            known.setdefault(tuple(_WORDS.findall(synonym.lower())), set()).add(thing.label)
+    book: Book = {phrase: (frozenset(names), False) for phrase, names in known.items() if phrase}
+    for thing in world.objects:
+        book[tuple(_WORDS.findall(thing.label.lower()))] = (frozenset({thing.label}), True)
+    _books.clear()  # one world is all there is at a time
+    _books[id(world)] = (world, book)
     return book
 
 
@@ -45,11 +50,10 @@ def parse(world: World, prompt: str) -> Said:
             style, words[i] = words[i], ""
         if words[i + 1] == "background" and words[i] in world.backgrounds:
             background, words[i], words[i + 1] = words[i], "", ""
-    book = _vocabulary(tuple((thing.label, thing.synonyms) for thing in world.objects))
-    return Said(tuple(_objects(words, book)), style, background)
+    return Said(tuple(_objects(words, _vocabulary(world))), style, background)
 
 
-def _objects(words: list[str], book: dict[tuple[str, ...], tuple[frozenset[str], bool]]) -> list[frozenset[str]]:
+def _objects(words: list[str], book: Book) -> list[frozenset[str]]:
     longest = max(map(len, book))
     found: list[frozenset[str]] = []
     start = 0

@@ -3,6 +3,9 @@
 Weights are softmax outputs [B, A, N, L]: every row over the last axis sums to one.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch.linalg, torch.fft and torch.special carry no types
+
 import math
 
 import torch

@@ -1,5 +1,8 @@
 """Filters in the frequency domain."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch.linalg, torch.fft and torch.special carry no types
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

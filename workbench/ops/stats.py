@@ -1,5 +1,8 @@
 """Intervals and distances between sets of features. Every draw comes from a generator of its own."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch.linalg, torch.fft and torch.special carry no types
+
 import math
 
 import torch

@@ -37,10 +37,8 @@ def test_it_equals_the_equations_in_float64(level: float, psi: float) -> None:
     fast = edit._annealed(cond).text
     gamma = min(max((0.9 - level / 1000) / 0.3, 0), 1)
     for row, seed in ((2, 0), (3, 1)):
-        for name, whole, new in (
-            ("cads", cond.text.states, fast.states),
-            ("cads pooled", cond.text.pooled, fast.pooled),
-        ):
+        pairs = (("cads", cond.text.states, fast.states), ("cads pooled", cond.text.pooled, fast.pooled))
+        for name, whole, new in pairs:
             y = whole[row].double().flatten().tolist()
             n = row_noise([seed], whole.shape[1:], name, 4).double().flatten().tolist()
             noisy = [math.sqrt(gamma) * a + 0.25 * math.sqrt(1 - gamma) * b for a, b in zip(y, n, strict=True)]
@@ -87,7 +85,7 @@ def test_times_of_one_and_calls_outside_a_run_change_nothing(make: object) -> No
 
 
 def test_times_in_the_wrong_order_are_refused() -> None:
-    with pytest.raises(AskError, match="cads has tau1 0.9 above tau2 0.5, must have tau1 <= tau2"):
+    with pytest.raises(AskError, match=r"cads has tau1 0\.9 above tau2 0\.5, must have tau1 <= tau2"):
         Cads(tau1=0.9, tau2=0.5)
 
 

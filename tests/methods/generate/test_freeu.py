@@ -79,7 +79,7 @@ def test_the_tiny_model_draws_this_number_with_seed_0() -> None:
     plain = tiny_sd().predict(x, t, cond)
     with using(tiny_sd(), FreeU()) as bundle:
         change = (bundle.predict(x, t, cond) - plain).square().mean().sqrt().item()
-    assert change == pytest.approx(0.32145, rel=1e-3)
+    assert change == pytest.approx(0.107149, rel=1e-3)
 
 
 def test_a_model_without_skip_connections_is_refused() -> None:

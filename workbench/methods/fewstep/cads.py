@@ -18,7 +18,7 @@ Official numbers: FID 1.70 on ImageNet 256 and 2.31 on ImageNet 512, class-condi
 There is no official code; defaults are those of the common ports for Stable Diffusion with psi at the paper's 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -38,7 +38,7 @@ class Cads(Edit):
     """Noise on the prompt early in the run, none later."""
 
     card: ClassVar[Card] = Card("cads", "CADS", "arXiv 2310.17347", ("unet", "dit", "mmdit"))
-    neutral: ClassVar[dict[str, Any]] = {"tau1": 1.0, "tau2": 1.0}
+    neutral: ClassVar[Mapping[str, Any] | None] = {"tau1": 1.0, "tau2": 1.0}
 
     tau1: float = Field(0.6, ge=0, le=1, description="From this time down to 0 the prompt is whole.")
     tau2: float = Field(0.9, ge=0, le=1, description="From 1 (pure noise) down to this time the prompt is all noise.")

@@ -14,6 +14,7 @@ Official numbers: ImageNet 64, pretrained EDM, FID 1.75 with 19 evaluations and 
 There is no official code.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +31,7 @@ class SkipTuning(Edit):
     """Scale skip connections by a factor that rises from the deepest level to the finest."""
 
     card: ClassVar[Card] = Card("skip-tuning", "Skip-Tuning", "arXiv 2402.15170", ("unet",))
-    neutral: ClassVar[dict[str, Any]] = {"bottom": 1.0, "top": 1.0}
+    neutral: ClassVar[Mapping[str, Any] | None] = {"bottom": 1.0, "top": 1.0}
 
     bottom: float = Field(0.8, ge=0, le=2, description="Factor of the deepest skip connections; 1 changes nothing.")
     top: float = Field(1.0, ge=0, le=2, description="Factor of the finest skip connections.")

@@ -19,6 +19,7 @@ Licence of the references: FreeU repository, MIT in its first version, S-Lab lat
 `Free_UNetModel.forward`; diffusers, Apache-2.0, function `apply_freeu`.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class FreeU(Edit):
     """Weigh backbone against skip connections in the two deepest decoder stages."""
 
     card: ClassVar[Card] = Card("freeu", "FreeU", "arXiv 2309.11497", ("unet",))
-    neutral: ClassVar[dict[str, Any]] = {"b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}
+    neutral: ClassVar[Mapping[str, Any] | None] = {"b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}
 
     b1: float = Field(1.3, ge=0, le=4, description="Factor of the backbone in the deepest stage; 1 changes nothing.")
     b2: float = Field(1.4, ge=0, le=4, description="Factor of the backbone in the stage after it.")

@@ -13,6 +13,7 @@ Differs: the schedulers' own x0 is used, so clipping and thresholds show where a
 There are no official numbers. Licence of the reference: rohitgandikota/distillation, MIT (read, not copied).
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,11 +34,9 @@ class DenoiseFilm(Lens):
     card: ClassVar[Card] = Card(
         "denoise-film", "Denoise film", "arXiv 2503.10637", ("unet", "dit", "mmdit", "var"), "seconds"
     )
-    quick: ClassVar[dict[str, Any]] = {"frames": 3}
+    quick: ClassVar[Mapping[str, Any]] = {"frames": 3}
 
-    frames: int = Field(
-        24, ge=2, le=200, description="At most so many steps are shown, evenly spread, the last always."
-    )
+    frames: int = Field(24, ge=2, le=200, description="At most so many steps are shown, evenly spread, with the last.")
 
     def look(self, scene: Scene) -> Report:
         """One film an image, and how much each step changed."""

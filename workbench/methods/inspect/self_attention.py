@@ -45,21 +45,24 @@ class SelfAttention(Lens):
     def look(self, scene: Scene) -> Report:
         """A map an image with the picture underneath, and the evenness of every site."""
         sites = self._sites(scene)
-        picture = picture_size(scene.bundle, scene.ask)[::-1]
+        width, height = picture_size(scene.bundle, scene.ask)
+        picture = (height, width)
         pixel = self.pixel or (picture[1] // 2, picture[0] // 2)
         place(pixel, picture, picture)  # refuse a pixel outside before any work
         recorder = Recorder(steps=self._here)
         recorder.attention(sites, "gaze", looks_from(pixel, picture))
         recorder.attention(sites, "evenness", entropies)
         images = scene.run(record=recorder.attach)
-        latent = tuple(side // scene.bundle.shapes.multiple for side in picture)
+        factor = scene.bundle.shapes.multiple
         gaze = torch.stack([recorder.tape[f"gaze/{site.name}"][0] for site in sites]).mean(0)  # [B, N]
-        grids = to_grid(gaze, latent).numpy()
+        grids = to_grid(gaze, (height // factor, width // factor)).numpy()
         step = recorder.times[0] + 1
+        title = f"Where ({pixel[0]}, {pixel[1]}) looks at step {step}"
+        under = [np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
         panels = [
-            Heat(grid, f"Where ({pixel[0]}, {pixel[1]}) looks at step {step}: {prompt}", "share", 0.0, float(grid.max()),
-                 over=np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-            for grid, prompt, image in zip(grids, scene.ask.prompts, images, strict=True)]  # fmt: skip
+            Heat(grid, f"{title}: {prompt}", "share", 0.0, float(grid.max()), over=over)
+            for grid, prompt, over in zip(grids, scene.ask.prompts, under, strict=True)
+        ]
         spread = {site.name: recorder.tape[f"evenness/{site.name}"][0].mean((0, 2)) for site in sites}  # [A]
         rows = tuple((name, *_stats(heads)) for name, heads in spread.items())
         table = Table(("site", "evenness", "most focused head", "least focused head"), rows, "Evenness, 0..1")

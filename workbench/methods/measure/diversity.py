@@ -12,7 +12,7 @@ whatever their number of pictures.
 Official numbers do not compare: they depend on the features. There is no official code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -32,7 +32,7 @@ class Diversity(Metric):
     """Mean pairwise distance of features within a prompt."""
 
     card: ClassVar[Card] = Card("diversity", "Diversity", "arXiv 2310.17347", ("any",), "seconds")
-    quick: ClassVar[dict[str, Any]] = {"within": "all"}
+    quick: ClassVar[Mapping[str, Any]] = {"within": "all"}
     unit: ClassVar[str] = "1 - cosine"
     better: ClassVar[Literal["higher", "lower"]] = "higher"
 

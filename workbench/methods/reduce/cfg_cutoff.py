@@ -18,7 +18,7 @@ unconditional half, so half of the network's work at most.
 Licence of the reference: diffusers, Apache-2.0 (read, not copied), class `SDCFGCutoffCallback`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -35,7 +35,7 @@ class CfgCutoff(Edit):
     """Guide between two moments of the run and save the unconditional half outside."""
 
     card: ClassVar[Card] = Card("cfg-cutoff", "Guidance cut-off", "arXiv 2404.07724", ("unet", "dit", "mmdit"))
-    neutral: ClassVar[dict[str, Any]] = {"start": 0.0, "stop": 1.0}
+    neutral: ClassVar[Mapping[str, Any] | None] = {"start": 0.0, "stop": 1.0}
 
     start: float = Field(0.0, ge=0, le=1, description="Share of the steps after which guidance begins.")
     stop: float = Field(0.5, ge=0, le=1, description="Share of the steps after which guidance ends; 1 is never.")
