@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from workbench.blocks.world import World
-from workbench.core.bundle import Bundle
-from workbench.models import files, placement, scorer, unet
-from workbench.models.pipeline import quiet, read_pipeline
+from workbench.core.bundle import Bundle, Shapes
+from workbench.models import files, judge, placement, scorer, unet
+from workbench.models.pipeline import part_errors, quiet, read_pipeline
 from workbench.models.weights import digest, header
 
 Opener = Callable[[str], Bundle]
@@ -46,13 +47,11 @@ def locate(model: str = "", models: str | Path | None = None) -> files.Found:
 
 def pipeline(found: files.Found, place: placement.Placement) -> Any:
     """The plain diffusers pipeline of a model in its place; a VAE that overflows in half precision stays in float32."""
-    import torch
-
     pipe = read_pipeline(found, place.dtype)
     pipe.set_progress_bar_config(disable=True)
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
-            narrow = place.dtype == torch.float16 and name == "vae" and part.config.get("force_upcast", False)
+            narrow = place.dtype == torch.float16 and name == "vae" and pipe.vae.config.get("force_upcast", False)
             with quiet():
                 place.put(part, torch.float32 if narrow else None)
     return pipe
@@ -61,7 +60,8 @@ def pipeline(found: files.Found, place: placement.Placement) -> Any:
 def _pipeline_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:
     pipe = pipeline(found, place)
     world = _world(found)
-    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    ours = {"text_encoder": "text", "text_encoder_2": "text2"}
+    parts = {str(ours.get(name, name)): part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     about = describe(found, parts, world)
     source = str(found.path)
     return unet.from_pipeline(
@@ -71,16 +71,39 @@ def _pipeline_bundle(found: files.Found, place: placement.Placement, mark: str, 
 def _scorer_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:
     clip, tokenizer, look = scorer.read(found.path, place.dtype)
     place.put(clip)
-    about = describe(found, {"clip": clip}, None)
+    world = _world(found)
+    about = describe(found, {"clip": clip}, world)
     return scorer.bundle(
-        clip, tokenizer, look, name=found.name, source=str(found.path), digest=mark, opener=opener, world=_world(found),
+        clip, tokenizer, look, name=found.name, source=str(found.path), digest=mark, opener=opener, world=world,
         about=about)  # fmt: skip
+
+
+def _judge_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:
+    with part_errors(found.path):
+        module = judge.Judge.load(found.path, place.dtype)
+    place.put(module)
+    world = _world(found)
+    about = describe(found, {"judge": module}, world)
+    about |= {"objects": list(module.config.objects), "styles": list(module.config.styles)}
+    module.requires_grad_(False)
+
+    def logits(pixels: Tensor, generators: Any = None) -> Tensor:
+        """Objects and "none", then styles and "none", of pixels in -1..1: [B, O + 1 + S + 1]."""
+        seen = module(pixels.to(place.device, place.dtype))
+        return torch.cat([seen.objects, seen.styles], 1)
+
+    shapes = Shapes((0, 0, 0), (3, 64, 64), multiple=1)
+    seams = scorer.judging_seams(found.name)
+    return Bundle(
+        name=found.name, family="judge", digest=mark, parts={"judge": module}, shapes=shapes, seams=seams,
+        encoder=logits, opener=opener, world=world, source=str(found.path), about=about)  # fmt: skip
 
 
 _READERS: dict[files.Layout, Callable[[files.Found, placement.Placement, str, Opener], Bundle]] = {
     "pipeline": _pipeline_bundle,
     "single": _pipeline_bundle,
     "clip": _scorer_bundle,
+    "judge": _judge_bundle,
 }
 
 

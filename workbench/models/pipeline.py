@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from workbench.core.errors import CheckpointMismatch, ModelError, UnsupportedFamily
+from workbench.core.errors import CheckpointMismatch, MissingPart, ModelError, UnsupportedFamily
 from workbench.models import files, single
 from workbench.models.weights import header, read_json, shards
 
@@ -62,6 +62,14 @@ def read_module(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     return module.eval()
 
 
+def read_words(cls: Any, folder: Path) -> Any:
+    """A tokenizer from its folder. Raises `MissingPart` without a vocabulary, which transformers would let pass."""
+    there = {path.name for path in folder.iterdir()}
+    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= there:
+        raise MissingPart(f"{folder} holds no vocabulary. It should hold tokenizer.json, or vocab.json and merges.txt.")
+    return cls.from_pretrained(folder, local_files_only=True)
+
+
 @contextmanager
 def part_errors(folder: Path) -> Iterator[None]:
     """Turn whatever a library raises over a bad folder into one line of ours."""
@@ -91,7 +99,7 @@ def _from_folder(found: files.Found, dtype: torch.dtype) -> Any:
         folder = found.path / part
         if part.startswith("tokenizer") or part == "scheduler":
             with part_errors(folder):
-                parts[part] = cls.from_pretrained(folder, local_files_only=True)
+                parts[part] = read_words(cls, folder) if part.startswith("tokenizer") else cls.from_pretrained(folder)
         else:
             parts[part] = read_module(cls, folder, dtype)
     with part_errors(found.path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workbench.core.bundle import Bundle, Handle, Seams, Shapes, Site, TextStates
 from workbench.core.errors import CheckpointMismatch, MissingPart
-from workbench.models.pipeline import part_errors, quiet, read_module
+from workbench.models.pipeline import part_errors, quiet, read_module, read_words
 from workbench.models.weights import read_json
 
 #: What OpenAI's CLIP was trained with, for folders without a preprocessor_config.json.
@@ -54,7 +54,7 @@ def read(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Lo
     with quiet():
         clip = read_module(CLIPModel, folder, dtype)
         with part_errors(folder):
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = read_words(CLIPTokenizer, folder)
     longest = clip.config.text_config.max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     if len(tokenizer) > clip.config.text_config.vocab_size:
@@ -82,9 +82,7 @@ def bundle(
     clip.eval().requires_grad_(False)
     tokens, width = tokenizer.model_max_length, clip.config.text_config.hidden_size
     side = look.side
-    seams = Seams(
-        _reader(clip, tokenizer), *(_refuser(name, what) for what in ("predict", "guide", "advance", "decode"))
-    )
+    seams = judging_seams(name, _reader(clip, tokenizer))
     return Bundle(
         name=name, family="clip", digest=digest, parts={"clip": clip}, shapes=Shapes((0, 0, 0), (3, side, side),
         (tokens, width), multiple=1), seams=seams, all_sites=tuple(sites(clip)), encoder=_encoder(clip, look),
@@ -147,13 +145,16 @@ def _encoder(clip: Any, look: Look) -> Callable[[Tensor, Any], Tensor]:
     return encode
 
 
-def _refuser(name: str, what: str) -> Callable[..., Any]:
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise MissingPart(
-            f"{name} is a clip model: it compares texts and pictures, it cannot {what}. Draw with another."
-        )
+def judging_seams(name: str, read: Callable[[Sequence[str]], TextStates] | None = None) -> Seams:
+    """The seams of a model that looks at pictures and draws none: all refuse but `read`, where there is one."""
 
-    return refuse
+    def refuser(what: str) -> Callable[..., Any]:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise MissingPart(f"{name} judges pictures and draws none: it cannot {what}. Take a model that draws.")
+
+        return refuse
+
+    return Seams(read or refuser("read"), refuser("predict"), refuser("guide"), refuser("advance"), refuser("decode"))
 
 
 def _look(folder: Path, side: int) -> Look:
