@@ -36,7 +36,7 @@ def weigh(groups: Sequence[Sequence[Path]], prompts: Sequence[str], names: Seque
         except WorkbenchError:
             silent.append(cls.card.title)
             continue
-        keys = [key for key in found[0] if key not in _BOUNDS and not key.endswith(("_low", "_high"))]
+        keys = [key for key in found[0] if key not in (*_BOUNDS, "count") and not key.endswith(("_low", "_high"))]
         for key in keys:
             label = cls.card.title if key in ("value", cls.card.name) else f"{cls.card.title}: {key.replace('_', ' ')}"
             rows.append((label, *(float(numbers[key]) for numbers in found), f"{metric.unit} ({metric.better} is better)".strip()))

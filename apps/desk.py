@@ -1,0 +1,183 @@
+"""The app's side that no page owns: who is asking, their folder, their jobs, and the previews of a running one."""
+
+import base64
+import io
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+
+from apps.guard import browser_id
+from workbench.core.bundle import Bundle
+from workbench.core.errors import AskError, ResourceError
+from workbench.core.plan import Plan
+from workbench.core.tape import Step
+from workbench.runs.history import Run, list_runs
+from workbench.runs.jobs import Drawn, Job, Jobs, Over, Progress
+from workbench.runs.shelf import model_names
+
+#: Waiting and running jobs of one browser.
+MOST_JOBS = 8
+#: Share of the time that previews may take; decoding an unfinished picture is not free.
+PREVIEW_SHARE = 0.03
+_PREVIEW_SIDE = 256  # px
+_PREVIEWS = 4
+
+
+@dataclass(eq=False)
+class Preview:
+    """The latest unfinished pictures of a job as `data:` addresses, made in the worker between two steps."""
+
+    images: list[str] = field(default_factory=list[str])
+    spent: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def watch(self, bundle: Bundle, step: Step) -> None:
+        """Decode this step's clean prediction if that keeps within the share of time."""
+        elapsed = time.monotonic() - self.began
+        if step.x0 is None or step.index + 1 >= step.total or (self.spent and self.spent > PREVIEW_SHARE * elapsed):
+            return
+        if not self.spent and step.index < max(1, step.total // 4):
+            return  # the first is the one whose price is not known yet, and says least
+        start = time.monotonic()
+        try:
+            with torch.no_grad():
+                pixels = bundle.decode(step.x0[:_PREVIEWS])
+            levels = ((pixels.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            self.images = [_small(image) for image in levels]
+        except Exception:  # a preview is a courtesy: whatever goes wrong here must not end the run
+            self.spent = float("inf")
+            return
+        self.spent += time.monotonic() - start
+
+
+def _small(pixels: Any) -> str:
+    image = Image.fromarray(pixels)
+    image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A browser's job with its preview and the pictures drawn so far."""
+
+    job: Job
+    preview: Preview
+    page: str
+    total: int
+    began: float = field(default_factory=time.monotonic)
+    drawn: list[Path] = field(default_factory=list[Path])
+
+
+@dataclass(frozen=True)
+class News:
+    """What changed: a step of the job, a picture, or its end."""
+
+    ticket: Ticket
+    progress: Progress | None = None
+    over: Over | None = None
+
+
+class Desk:
+    """Jobs and folders by browser. Nothing here trusts what a page sends: the cookie alone says whose things these are."""
+
+    def __init__(self, root: Path, models: Path | None = None, public: bool = False) -> None:
+        self.root = root.resolve()
+        self.models = models
+        self.public = public
+        self.jobs = Jobs(self.root, models)
+        self._tickets: dict[str, list[Ticket]] = {}
+        self._runs: dict[Path, tuple[float, Run]] = {}
+        self._lock = threading.Lock()
+
+    def owner(self, request: gr.Request | None) -> str:
+        """The browser's name: a hash that nobody else can work out."""
+        if request is None:
+            return browser_id(None, None)
+        return browser_id(dict(request.cookies or {}), request.session_hash)
+
+    def folder(self, owner: str) -> Path:
+        """Where a browser's runs lie."""
+        return self.root / owner
+
+    def fresh(self, owner: str) -> Path:
+        """A folder for one more run, not made yet."""
+        return self.folder(owner) / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+    def submit(self, owner: str, page: str, work: Any, title: str = "", total: int = 1, out: Path | None = None) -> Ticket:
+        """Queue a plan or a function of a tap. Raises `ResourceError` when this browser has too many waiting."""
+        with self._lock:
+            mine = [ticket for ticket in self._tickets.get(owner, []) if not ticket.job.over]
+            if len(mine) >= MOST_JOBS:
+                raise ResourceError(f"{MOST_JOBS} of your jobs are waiting already. Cancel some, or wait for them.")
+            preview = Preview()
+            job = self.jobs.submit(work, out=out or self.fresh(owner), title=title, watch=preview.watch)
+            ticket = Ticket(job, preview, page, total)
+            self._tickets[owner] = [*mine, ticket]
+            return ticket
+
+    def current(self, owner: str, page: str) -> Ticket | None:
+        """The browser's job on a page that is not over, if any: the newest."""
+        mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.job.over]
+        return mine[-1] if mine else None
+
+    def cancel(self, owner: str, page: str) -> int:
+        """Cancel the browser's jobs on a page; how many there were."""
+        mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.job.over]
+        for ticket in mine:
+            ticket.job.cancel()
+        return len(mine)
+
+    def follow(self, ticket: Ticket, rhythm: float = 0.08) -> Iterator[News]:
+        """What happens to a job until it is over, at most one step in `rhythm` seconds; pictures are never left out."""
+        last = 0.0
+        for event in ticket.job.events(patience=0.5):
+            now = time.monotonic()
+            match event:
+                case Progress() if now - last >= rhythm:
+                    last = now
+                    yield News(ticket, progress=event)
+                case Drawn(path=path):
+                    if path not in ticket.drawn:
+                        ticket.drawn.append(path)
+                    yield News(ticket, progress=ticket.job.progress)
+                case Over():
+                    yield News(ticket, over=event)
+                case _:
+                    continue
+
+    def run_plan(self, ticket_plan: Plan) -> Bundle:
+        """The model of a plan, for work inside a job."""
+        return self.jobs.bundle(ticket_plan)
+
+    def allow(self, model: str) -> None:
+        """Raise `AskError` when strangers may ask here and the model is not one of the list or on the hub."""
+        if self.public and model and (Path(model).expanduser().exists() or model.startswith(("/", "~", ".", "\\"))):
+            raise AskError("Here models are chosen from the list or by their hub id; files of this computer are not read.")
+
+    def names(self) -> list[str]:
+        """Models that can be chosen by name."""
+        return model_names(self.models)
+
+    def history(self, owner: str) -> list[Run]:
+        """The browser's runs with pictures, newest first."""
+        folder = self.folder(owner)
+        return [run for run in list_runs(folder) if run.pictures] if folder.is_dir() else []
+
+    def bin(self, owner: str) -> Path:
+        """Where deleted pictures wait."""
+        return self.folder(owner) / ".bin"
+
+    def owns(self, owner: str, path: str | Path) -> bool:
+        """Whether a file lies in the browser's own folder."""
+        return Path(path).resolve().is_relative_to(self.folder(owner).resolve())

@@ -1,0 +1,120 @@
+"""Inspect: any lens on a new picture or on an earlier one, and what it reports."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps import recipe as recipes
+from apps.desk import Desk, News
+from apps.pages.generate import Generate
+from apps.panels import draw_report, empty, trouble
+from apps.picker import Picker
+from apps.show import over, running
+from workbench.core.errors import AskError, WorkbenchError
+from workbench.core.method import Lens
+from workbench.core.plan import Plan
+from workbench.core.report import Report
+from workbench.core.scene import Scene
+from workbench.core.tape import Tap
+from workbench.runs.execute import chosen
+from workbench.runs.shelf import plan_inside
+
+PAGE = "inspect"
+_START = ("Look inside", "Choose a lens, write a prompt, and press Look. Or send a picture here from another page.")
+_OWN = "Looks with the Generate page's model, sampler, size and seed."
+
+
+class Inspect:
+    """The page's components."""
+
+    def __init__(self, desk: Desk, demo: gr.Blocks, generate: Generate) -> None:
+        self.desk, self.generate = desk, generate
+        with gr.Row(elem_classes=["wb-main"]):
+            with gr.Column(scale=5, min_width=320):
+                self.prompt = gr.Textbox(label="Prompt", lines=2, placeholder="empty: the Generate page's prompt", elem_id="inspect-prompt")
+                self.source = gr.Markdown(_OWN, elem_classes=["quiet"])
+                self.base = gr.State(None)
+                with gr.Row(elem_id="inspect-row"):
+                    self.go = gr.Button("Look", variant="primary", elem_id="inspect-go", scale=3)
+                    self.cancel = gr.Button("Cancel", variant="stop", elem_id="inspect-cancel", visible=False, scale=1)
+                with gr.Row(elem_classes=["wb-chips"]):
+                    self.stacked = gr.Checkbox(True, label="With the stack of edits", container=False, elem_id="inspect-stack")
+                    self.reset = gr.Button("Use the Generate page's settings", size="sm", scale=0, visible=False)
+                with gr.Accordion("Lens", open=True):
+                    self.picker = Picker("lens", "Lens", "lens")
+                    self.picker.place(demo)
+            with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
+                self.stage = gr.HTML(empty(*_START), elem_id="inspect-stage")
+                self.report, self.version = gr.State(None), gr.State(0)
+
+                @gr.render([self.report], triggers=[self.version.change], show_progress="hidden", queue=False)
+                def shape(report: Report | None) -> None:
+                    if report is not None:
+                        draw_report(report)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `take` sets, the tabs apart."""
+        return [self.prompt, self.base, self.source, self.reset]
+
+    def connect(self) -> None:
+        """Attach the handlers."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        view = [self.stage, self.report, self.version, self.go, self.cancel]
+        gr.on([self.go.click, self.prompt.submit], self.look,
+              [self.prompt, self.stacked, self.base, self.picker.name, self.picker.raws, *self.generate.inputs], view,
+              concurrency_limit=32, trigger_mode="once", **quiet)  # fmt: skip
+        self.cancel.click(self.stop, None, None, queue=False, **quiet)
+        self.reset.click(lambda: (None, _OWN, gr.Button(visible=False)), None, [self.base, self.source, self.reset], queue=False, **quiet)
+
+    def look(self, prompt: str, stacked: bool, base: Any, name: str, raws: Any, *recipe: Any,
+             request: gr.Request) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+        """Run the lens, step by step, then show its report."""
+        try:
+            found = {**(base or self.generate.gather(*recipe)), "count": 1}
+            found["prompt"] = (prompt or "").strip() or found["prompt"]
+            if not stacked:
+                found["stack"] = []
+            if not name:
+                raise AskError("There is no lens to look through: no method of that kind is installed.")
+            lens = Picker.read(name, raws)
+            if not isinstance(lens, Lens):
+                raise AskError(f"{name} is not a lens.")
+            plan = self.generate.plan(found)
+            ticket = self.desk.submit(self.desk.owner(request), PAGE, self._work(lens, plan), lens.card.title)
+        except WorkbenchError as error:
+            yield trouble(str(error)), *[gr.skip()] * 4
+            return
+        yield running(News(ticket)), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
+        for news in self.desk.follow(ticket):
+            if news.over is None:
+                yield running(news), *[gr.skip()] * 4
+        report = ticket.job.result if ticket.job.state == "done" else None
+        words = f"{lens.card.title}: “{plan.ask.prompts[0]}”, seed {plan.ask.seeds[0]}"
+        yield over(News(ticket), words), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
+
+    def _work(self, lens: Lens, plan: Plan) -> Any:
+        def work(tap: Tap) -> Report:
+            bundle = self.desk.run_plan(plan)
+            lens.check(bundle)
+            return lens.look(Scene(bundle, chosen(plan, bundle), plan.edits, plan.ask, tap))
+
+        return work
+
+    def take(self, path: str | None) -> tuple[Any, ...]:
+        """A picture's own settings to look with."""
+        if not path:
+            return (gr.skip(),) * 5
+        try:
+            found = recipes.of_plan(plan_inside(path))
+        except WorkbenchError as error:
+            gr.Warning(str(error))
+            return (gr.skip(),) * 5
+        line = f"Looks with the settings of the picture you sent here (seed {found['seed']})."
+        return found["prompt"], found, line, gr.Button(visible=True), gr.Tabs(selected=PAGE)
+
+    def stop(self, request: gr.Request) -> None:
+        """Cancel this browser's look."""
+        self.desk.cancel(self.desk.owner(request), PAGE)

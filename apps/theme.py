@@ -1,0 +1,135 @@
+"""Colours, spacing and the few lines of script: shortcuts, the light and dark switch, phone layout."""
+
+import gradio as gr
+
+
+def theme() -> gr.themes.Default:
+    """Quiet greys, one blue, fonts that ship with Gradio."""
+    return gr.themes.Default(
+        primary_hue="indigo", neutral_hue="slate", radius_size="md", text_size="md",
+        font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+    ).set(
+        body_background_fill="*neutral_50", body_background_fill_dark="*neutral_950",
+        block_background_fill="white", block_background_fill_dark="*neutral_900",
+        block_border_width="1px", block_border_color="*neutral_200", block_border_color_dark="*neutral_800",
+        block_label_background_fill="transparent", block_label_background_fill_dark="transparent",
+        block_shadow="none", block_title_text_weight="500",
+        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_500",
+        button_primary_background_fill_dark="*primary_600", button_primary_text_color="white",
+        button_secondary_background_fill="white", button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_border_color="*neutral_200", button_secondary_border_color_dark="*neutral_700",
+        body_text_color="*neutral_900", body_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
+        input_background_fill="*neutral_50", input_background_fill_dark="*neutral_950",
+        input_border_color="*neutral_200", input_border_color_dark="*neutral_700", input_border_width="1px",
+        slider_color="*primary_500", slider_color_dark="*primary_400",
+    )  # fmt: skip
+
+
+CSS = """
+.gradio-container{padding:0!important}
+.main.fillable.app{max-width:1360px!important;margin:0 auto!important;padding:12px 20px 32px!important}
+.wb-chips>button{flex:0 0 auto!important;width:auto!important;white-space:nowrap;min-width:max-content!important}
+#top{align-items:center;gap:12px;flex-wrap:nowrap}
+#brand h1{font-size:1.2rem;font-weight:600;margin:0;letter-spacing:-.01em}
+#brand p{margin:0;font-size:.85rem;color:var(--body-text-color-subdued)}
+#theme-switch{max-width:92px;min-width:72px}
+.quiet,.quiet p{color:var(--body-text-color-subdued);font-size:.875rem}
+.mono textarea{font-family:var(--font-mono);font-size:.85rem}
+footer{opacity:.7}
+span[data-testid="block-info"]{font-weight:500}
+.info,.block-info + div{font-size:.8rem}
+
+.wb-empty{display:flex;flex-direction:column;gap:4px;align-items:center;justify-content:center;text-align:center;
+ padding:28px 16px;border:1px dashed var(--border-color-primary);border-radius:10px;
+ color:var(--body-text-color-subdued)}
+.wb-empty b{color:var(--body-text-color);font-weight:600}
+#stage .wb-empty{min-height:300px}
+.wb-trouble{padding:12px 16px;border-radius:10px;border:1px solid #e5484d66;background:#e5484d14;
+ color:var(--body-text-color);overflow-wrap:anywhere}
+.wb-trouble b{color:#d13438;font-weight:600}
+.dark .wb-trouble b{color:#ff8a8a}
+
+.wb-run{display:flex;flex-direction:column;gap:10px}
+.wb-run .wb-bar{height:6px;border-radius:3px;background:var(--border-color-primary);overflow:hidden}
+.wb-run .wb-bar i{display:block;height:100%;background:var(--slider-color);transition:width .2s linear}
+.wb-run .wb-line{display:flex;justify-content:space-between;gap:12px;font-size:.875rem;
+ font-variant-numeric:tabular-nums;color:var(--body-text-color-subdued)}
+.wb-run .wb-line b{color:var(--body-text-color);font-weight:500}
+.wb-previews{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:8px;max-width:760px}
+.wb-previews img{width:100%;max-width:384px;border-radius:8px;margin:0;aspect-ratio:1;object-fit:contain;
+ background:#8881}
+.wb-done{font-size:.875rem;color:var(--body-text-color-subdued);display:flex;gap:12px;flex-wrap:wrap}
+
+.wb-item{border:1px solid var(--border-color-primary)!important;border-radius:10px!important;overflow:visible}
+.wb-item-head{align-items:center;padding:8px 12px 0;gap:8px;flex-wrap:wrap}
+.wb-item-head .wb-on{flex:1 1 150px}
+.wb-item-head .wb-on span{font-weight:600}
+.wb-tools{flex:0 0 auto!important;gap:4px;flex-wrap:nowrap;width:auto}
+.wb-tool{padding:2px 8px!important;font-size:.78rem!important;font-weight:400!important;min-width:0!important;
+ border:1px solid transparent!important;background:transparent!important;box-shadow:none!important;
+ color:var(--body-text-color-subdued)!important}
+.wb-tool:hover:not(:disabled),.wb-tool:focus-visible{color:var(--body-text-color)!important;
+ border-color:var(--border-color-primary)!important}
+.wb-tool:disabled{opacity:.35}
+.wb-item:has(.wb-on input:not(:checked)) .wb-body{opacity:.45}
+.wb-card-line{font-size:.85rem;color:var(--body-text-color-subdued)}
+
+.wb-tiles{display:flex;flex-wrap:wrap;gap:10px;margin-bottom:8px}
+.wb-tile{padding:10px 14px;border:1px solid var(--border-color-primary);border-radius:10px;min-width:110px;
+ background:var(--block-background-fill)}
+.wb-tile b{display:block;font-size:1.15rem;font-weight:600;font-variant-numeric:tabular-nums}
+.wb-tile span{font-size:.8rem;color:var(--body-text-color-subdued)}
+.wb-panels{flex-wrap:wrap;align-items:flex-start;gap:16px}
+.wb-picture{margin:0}.wb-picture img{width:100%;max-width:384px;border-radius:8px;image-rendering:auto}
+.wb-picture figcaption{font-size:.85rem;color:var(--body-text-color-subdued)}
+.wb-facts{display:grid;grid-template-columns:max-content 1fr;gap:4px 14px;font-size:.875rem;overflow-wrap:anywhere}
+.wb-facts dt{color:var(--body-text-color-subdued)}.wb-facts dd{margin:0}
+.wb-chips{gap:6px;flex-wrap:wrap}
+.wb-chips button{font-weight:400!important;font-size:.82rem!important;min-width:0!important}
+#prompt textarea{font-size:1.05rem}
+#pictures .grid-wrap,#history .grid-wrap{max-height:none}
+:focus-visible{outline:2px solid var(--slider-color)!important;outline-offset:1px}
+
+@media (max-width:760px){
+ .gradio-container{padding:8px 8px 24px!important}
+ #brand p{display:none}
+ .wb-main{flex-direction:column}
+ .wb-main>.wb-result{order:-1}
+ .wb-main>*{width:100%!important;min-width:0!important}
+ #stage .wb-empty{min-height:150px}
+ .wb-tools{flex-wrap:wrap}
+ #go-row{position:sticky;bottom:0;z-index:20;background:var(--body-background-fill);padding:6px 0}
+ .wb-seeds>*{min-width:44%!important}
+}
+@media (prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}
+"""
+
+#: Runs once in the page: shortcuts, the remembered theme, and a name for what Gradio leaves nameless.
+SCRIPT = """
+<script>
+(() => {
+  const press = id => { const b = document.querySelector('#' + id);
+    const at = b && (b.tagName === 'BUTTON' ? b : b.querySelector('button'));
+    if (at && at.offsetParent && !at.disabled) { at.click(); return true; } return false; };
+  const theme = localStorage.getItem('workbench.theme');
+  const asked = new URLSearchParams(location.search).get('__theme');
+  const dress = name => document.body && document.body.classList.toggle('dark', name === 'dark');
+  if (theme && !asked) { dress(theme); document.addEventListener('DOMContentLoaded', () => dress(theme));
+    setTimeout(() => dress(theme), 300); setTimeout(() => dress(theme), 1200); }
+  document.documentElement.lang = document.documentElement.lang || 'en';
+  document.addEventListener('keydown', event => {
+    if ((event.ctrlKey || event.metaKey) && event.key === 'Enter') {
+      if (['go', 'compare-go', 'grid-go', 'inspect-go'].some(press)) event.preventDefault();
+    } else if (event.key === 'Escape') {
+      ['cancel', 'compare-cancel', 'grid-cancel', 'inspect-cancel'].some(press);
+    }
+  }, true);
+})();
+</script>
+"""
+
+#: The theme button's click, in the browser alone.
+SWITCH_THEME = """() => { const dark = document.body.classList.toggle('dark');
+localStorage.setItem('workbench.theme', dark ? 'dark' : 'light'); }"""
