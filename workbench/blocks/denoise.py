@@ -199,7 +199,8 @@ def _from_picture(
     timesteps = scheduler.timesteps[skipped * order :]
     if len(timesteps) == 0:
         raise AskError(
-            f"Strength {course.strength} of {course.steps} steps leaves none to take. Give at least {1 / course.steps:.2f}."
+            f"Strength {course.strength} of {course.steps} steps leaves none to take. "
+            f"Give at least {1 / course.steps:.2f}."
         )
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * order)

@@ -9,7 +9,7 @@ Equation: e = e(x, "") + w (e(x, c) - e(x, "")), the form of diffusers; the pape
 Differs from diffusers' pipelines: one generator an image (a batch of 4 is four images of 1), the kept part of an
 inpainting is the original picture's pixels, not its reconstruction. Otherwise equal to 1e-5 in float32.
 
-Licence of the reference: diffusers, Apache-2.0 (read, not copied); reference function `StableDiffusionPipeline.__call__`.
+Licence of the reference: diffusers, Apache-2.0 (read, not copied); its function `StableDiffusionPipeline.__call__`.
 """
 
 from typing import ClassVar, Literal
