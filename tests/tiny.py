@@ -136,7 +136,9 @@ def opener(name: str) -> Bundle:
 def _bundle(pipe: Any, name: str) -> Bundle:
     from workbench.models.unet import from_pipeline
 
-    return from_pipeline(pipe, name=name, digest=f"{name}-0", opener=opener)
+    bundle = from_pipeline(pipe, name=name, digest=f"{name}-0", opener=opener)
+    bundle.read([""])  # transformers hangs its observers of hidden states on the text models at the first use
+    return bundle
 
 
 @functools.cache
