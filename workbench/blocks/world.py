@@ -195,6 +195,12 @@ class World:
 
     def caption(self, draw: np.random.Generator, objects: Sequence[str], style: str, background: str) -> str:
         """Say a scene in one of the ways people might: parts left out at random, a synonym now and then."""
+        return self.say(draw, objects, style, background)[0]
+
+    def say(
+        self, draw: np.random.Generator, objects: Sequence[str], style: str, background: str
+    ) -> tuple[str, bool, bool]:
+        """Return a caption, and whether it names the style and the background."""
         words = []
         for label in objects:
             other = self.synonyms(label)
@@ -207,7 +213,7 @@ class World:
             said = f"an emoji of {said}"
         elif len(words) == 1 and draw.random() < 0.3:
             said = words[0]
-        return f"{said} on a {background} background" if grounded else said
+        return (f"{said} on a {background} background" if grounded else said), named, grounded
 
     def scenes(
         self,

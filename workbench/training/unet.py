@@ -1,0 +1,283 @@
+"""Train the denoiser of the default family on latents drawn and encoded once, under captions drawn anew at every step.
+
+v-prediction on the scaled-linear schedule with the plain v error: a min-SNR weight for v falls like the SNR towards pure
+noise, which is where the caption decides what is drawn.
+The text tower is the scorer's, frozen, and reaches the denoiser through cross-attention alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from workbench.blocks.world import Jitter, Plan, World
+from workbench.training import scorer
+from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, scratch, signed
+
+FOLDER = MODELS / "emoji-unet"
+TWO = 0.2
+JITTER = Jitter(single=(0.8, 0.9), shift=0.02, loose=0.06)
+CHUNK = 500
+
+
+def build() -> UNet2DConditionModel:
+    """Make an untrained denoiser for 16x16 latents: cross-attention at 16x16, 8x8 and in the middle, heads 32 wide."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(96, 192, 256),
+        layers_per_block=1,
+        cross_attention_dim=scorer.WIDTH,
+        # diffusers takes the number of heads under this name
+        attention_head_dim=(3, 6, 8),
+        norm_num_groups=32,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+def schedule() -> DPMSolverMultistepScheduler:
+    """Return the scheduler that ships: DPM-Solver++ on the schedule of training."""
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        prediction_type="v_prediction", timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def planned(world: World, seed: int, count: int) -> list[Plan]:
+    """List the scenes of the pool; the first k of a longer pool are the pool of k."""
+    draws = (np.random.default_rng((seed, i)) for i in range(count))
+    return [world.plan(draw, objects=world.tier, two=TWO, jitter=JITTER) for draw in draws]
+
+
+@torch.no_grad()
+def fill(scenes: int = 16000, seed: int = 7, threads: int = 1) -> int:
+    """Encode the scenes of the pool that earlier runs have not, a file of 500 at a time; training may run meanwhile."""
+    torch.set_num_threads(threads)
+    world, folder = World.load(), scratch() / f"pool-{seed}"
+    folder.mkdir(exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(FOLDER / "vae").float().eval().to(memory_format=torch.channels_last)
+    plans = planned(world, seed, scenes)
+    for first in range(0, scenes, CHUNK):
+        path = folder / f"{first:06d}.safetensors"
+        if path.exists():
+            continue
+        parts = []
+        for low in range(first, first + CHUNK, 20):
+            pictures = signed([world.draw(plan)[0] for plan in plans[low : low + 20]])
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = vae.encode(pictures).latent_dist.mean
+            parts.append((mean.float() * vae.config.scaling_factor).half())
+        save_file({"latents": torch.cat(parts).contiguous()}, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    return scenes
+
+
+class Pool:
+    """The encoded scenes so far, [N, 8, 16, 16] scaled latents, and what each one shows."""
+
+    def __init__(self, world: World, seed: int = 7) -> None:
+        self.world, self.seed, self.folder = world, seed, scratch() / f"pool-{seed}"
+        self.latents, self.plans = torch.zeros(0, 8, 16, 16, dtype=torch.float16), list[Plan]()
+
+    def refresh(self) -> None:
+        """Take in the files written since."""
+        while (path := self.folder / f"{len(self.latents):06d}.safetensors").exists():
+            self.latents = torch.cat([self.latents, load_file(path)["latents"]])
+        if len(self.plans) < len(self.latents):
+            self.plans = planned(self.world, self.seed, len(self.latents))
+
+
+class Texts:
+    """Text states by caption, computed once each, exactly as StableDiffusionPipeline computes them."""
+
+    def __init__(self, clip: CLIPModel, words: CLIPTokenizer) -> None:
+        self.tower, self.words = clip.text_model.eval(), words
+        self.known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> Tensor:
+        """Return [B, 77, D] float32."""
+        new = list(dict.fromkeys(c for c in captions if c not in self.known))
+        if new:
+            ids = self.words(new, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+            with torch.autocast("cpu", torch.bfloat16):
+                states = self.tower(input_ids=ids)[0]
+            self.known.update(zip(new, states.half(), strict=True))
+        return torch.stack([self.known[c] for c in captions]).float()
+
+
+class Average:
+    """An exponential moving average of a model's weights, updated where workers agree; its memory grows up to `most`."""
+
+    def __init__(self, model: nn.Module, most: float = 0.97) -> None:
+        self.weights, self.most, self.count = {k: v.detach().clone() for k, v in model.state_dict().items()}, most, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model."""
+        self.count += 1
+        decay = min(self.most, self.count / (6 + self.count))
+        state, names = model.state_dict(), list(self.weights)
+        torch._foreach_lerp_([self.weights[n] for n in names], [state[n] for n in names], 1 - decay)
+
+
+def error(model: UNet2DConditionModel, clean: Tensor, states: Tensor, bars: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the v error of one batch of clean latents [B, 8, 16, 16]."""
+    step = torch.randint(0, len(bars), (len(clean),), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    bar = bars[step][:, None, None, None]
+    noisy = bar.sqrt() * clean + (1 - bar).sqrt() * noise
+    goal = bar.sqrt() * noise - (1 - bar).sqrt() * clean
+    with torch.autocast("cpu", torch.bfloat16):
+        made = model(noisy.contiguous(memory_format=torch.channels_last), step, states, return_dict=False)[0]
+    return (made.float() - goal).square().mean()
+
+
+@torch.no_grad()
+def agree(model: nn.Module, numbers: list[float]) -> list[float]:
+    """Average the weights over all workers in place; return the sum of each number over them."""
+    if not dist.is_initialized():
+        return numbers
+    parameters = list(model.parameters())
+    flat = torch.cat([p.detach().contiguous().view(-1) for p in parameters] + [torch.tensor(numbers)])
+    dist.all_reduce(flat)
+    start = 0
+    for parameter in parameters:
+        part = flat[start : start + parameter.numel()] / dist.get_world_size()
+        # the copy keeps the layout (channels last) that the parameter has
+        parameter.copy_(part.view(parameter.shape))
+        start += parameter.numel()
+    return flat[start:].tolist()
+
+
+def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
+    """Train as one of several processes that average their weights every few seconds (local SGD).
+
+    Processes of one thread each keep their pace on a shared machine, where the threads of one process wait for each other
+    at every operation.
+    """
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(settings["seed"] + rank)
+    if workers > 1:
+        dist.init_process_group("gloo", init_method=f"file://{settings['meet']}", rank=rank, world_size=workers)
+    batch, lr, clean = settings["batch"], settings["lr"], Pool(World.load())
+    model = build().to(memory_format=torch.channels_last)
+    texts = Texts(CLIPModel.from_pretrained(scorer.FOLDER).float(), CLIPTokenizer.from_pretrained(scorer.FOLDER))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    past = resume("unet", model, optimiser)
+    average = Average(model)
+    if past:
+        average.weights, average.count = load_file(scratch() / "unet-average.safetensors"), past["rounds"]
+    step, samples, clock = past.get("step", 0), past.get("samples", 0), Clock(settings["minutes"], past.get("seconds", 0.0))
+    log = Log({"recipe": "unet", **settings, "jitter": asdict(JITTER), "two": TWO}, past.get("curve", []))
+    due, save, meet, over = every(60), every(240), every(settings["every"]), False
+    bars, draw = schedule().alphas_cumprod, np.random.default_rng((settings["seed"], rank, step))
+    generator, recent, seen, local = torch.Generator().manual_seed(1000 * step + rank), [], 0, 0
+    clean.refresh()
+    while not over:
+        rows = draw.integers(len(clean.plans), size=batch)
+        plans = [clean.plans[i] for i in rows]
+        said = [clean.world.caption(draw, p.objects, p.style, p.background) for p in plans]
+        states = texts(["" if draw.random() < 0.1 else text for text in said])
+        loss = error(model, clean.latents[rows].float(), states, bars, generator)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        # freshly (re)started moments want a warm-up of their own
+        for group in optimiser.param_groups:
+            group["lr"] = lr * clock.rate(local, 150, settings["tail"])
+        optimiser.step()
+        local, seen = local + 1, seen + batch
+        recent.append(loss.item())
+        if not meet():
+            continue
+        total, part, mean = agree(model, [float(seen), clock.part, float(np.mean(recent[-100:]))])
+        step, samples, seen, over = local + past.get("step", 0), samples + int(total), 0, part / workers >= 1
+        average.update(model)
+        clean.refresh()
+        if rank == 0 and due():
+            log.add(step=step, samples=samples, seconds=clock.seconds, loss=mean / workers, pool=len(clean.plans))
+        if rank == 0 and (save() or over):
+            save_file({k: v.contiguous() for k, v in average.weights.items()}, scratch() / "unet-average.safetensors")
+            keep("unet", model, optimiser, step=step, samples=samples, seconds=clock.seconds, rounds=average.count, curve=log.curve)
+    if rank == 0:
+        ship(log, step=step, samples=samples, seconds=round(clock.seconds))
+
+
+def train(
+    minutes: float = 64,
+    batch: int = 16,
+    lr: float = 8e-4,
+    tail: float = 0.2,
+    workers: int = 2,
+    threads: int = 1,
+    every: float = 8,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train until `minutes` are spent in all (resuming), then ship the averaged weights to assets/models/emoji-unet.
+
+    `fill` must have encoded some scenes; `every` is the seconds between two averagings of the workers' weights.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "threads": threads, "every": every, "seed": seed}
+        settings["meet"] = f"{folder}/meet"
+        if workers > 1:
+            mp.start_processes(work, (workers, settings), workers, start_method="spawn")
+        else:
+            work(0, 1, settings)
+    return json.loads((FOLDER / "unet" / "training.json").read_text())["final"]
+
+
+def assemble() -> StableDiffusionPipeline:
+    """Put the averaged weights of the last checkpoint, the scorer's text tower and the autoencoder into one pipeline."""
+    model = build()
+    model.load_state_dict(load_file(scratch() / "unet-average.safetensors"))
+    clip = CLIPModel.from_pretrained(scorer.FOLDER).float()
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.load_state_dict(clip.text_model.state_dict() if not hasattr(tower, "text_model") else
+                          {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()})  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(FOLDER / "vae"),
+        text_encoder=tower,
+        tokenizer=CLIPTokenizer.from_pretrained(scorer.FOLDER),
+        unet=model,
+        scheduler=schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def ship(log: Log | None = None, **spent: float) -> dict[str, Any]:
+    """Write the pipeline folder in fp16, its text weights under the `text_model.` prefix, and the log."""
+    pipe = assemble()
+    notes = {p: p.read_text() for p in FOLDER.glob("*/training.json")}
+    words = pipe.tokenizer
+    pipe.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
+    scorer.save_words(words, FOLDER / "tokenizer")
+    path = FOLDER / "text_encoder" / "model.safetensors"
+    with safe_open(path, "pt") as held:
+        prefixed = all(key.startswith("text_model.") for key in held.keys())
+    if not prefixed:
+        save_file({f"text_model.{k}": v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    for note, text in notes.items():
+        note.write_text(text)
+    if log is not None:
+        log.write(FOLDER / "unet", **spent)
+    return dict(spent)

@@ -1,0 +1,116 @@
+"""Train the autoencoder: 128 px pictures to 16x16 latents of 8 channels whose mean is 0 and deviation about 1."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.blocks.world import World
+from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, scratch, signed
+
+CHANNELS = (24, 48, 96, 128)
+NOISE = 0.05
+
+
+def build() -> AutoencoderKL:
+    """Make an untrained autoencoder, narrow at full resolution, where a CPU spends its time."""
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=128,
+    )
+    # the spread of the posterior is not learned: it is the noise the decoder is trained with
+    with torch.no_grad():
+        model.encoder.conv_out.weight[8:] = 0
+        model.encoder.conv_out.bias[8:] = 2 * math.log(NOISE)
+    return model
+
+
+def pictures(world: World, seed: int, count: int) -> Tensor:
+    """Draw training pictures [count, 3, 128, 128] in -1..1: three in four of the CPU tier, the others of everything seen."""
+    rows = []
+    for index in range(count):
+        draw = np.random.default_rng((seed, index))
+        plan = world.plan(draw, objects=world.tier if index % 4 else None)
+        rows.append(world.draw(plan)[0])
+    return signed(rows)
+
+
+def loss(made: Tensor, true: Tensor, latent: Tensor) -> Tensor:
+    """L1 + squared error + half the L1 of gradients, and a pull of each latent channel to mean 0 and deviation 1."""
+    across, down = made.diff(dim=-1) - true.diff(dim=-1), made.diff(dim=-2) - true.diff(dim=-2)
+    likeness = (made - true).abs().mean() + (made - true).square().mean()
+    edges = 0.5 * (across.abs().mean() + down.abs().mean())
+    mean, deviation = latent.mean((0, 2, 3)), latent.std((0, 2, 3))
+    return likeness + edges + 0.02 * (mean.square().mean() + (deviation - 1).square().mean())
+
+
+@torch.no_grad()
+def measure(model: AutoencoderKL, world: World, count: int = 64) -> dict[str, float]:
+    """Return PSNR in dB over fixed scenes of the CPU tier, and the latents' mean and deviation."""
+    model.eval()
+    true = signed([d.picture for d in world.scenes(10_000, count, objects=world.tier)])
+    latent = torch.cat([model.encode(part).latent_dist.mean for part in true.split(16)])
+    made = torch.cat([model.decode(part).sample.clamp(-1, 1) for part in latent.split(16)])
+    error = (made - true).div(2).square().mean((1, 2, 3))
+    model.train()
+    return {"psnr": float(-10 * error.log10().mean()), "mean": float(latent.mean()), "deviation": float(latent.std())}
+
+
+def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 2, seed: int = 0) -> dict[str, float]:
+    """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-unet/vae."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    world, model = World.load(), build().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
+    past = resume("vae", model, optimiser)
+    step, clock = past.get("step", 0), Clock(minutes, past.get("seconds", 0.0))
+    log, due = Log({"recipe": "vae", "batch": batch, "lr": lr, "minutes": minutes}, past.get("curve", [])), every(60)
+    while clock.part < 1:
+        true = pictures(world, seed * 1_000_000 + step, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = model.encode(true).latent_dist.mean
+            # a little noise on the latents: the decoder will be given a denoiser's, not the encoder's
+            made = model.decode(latent + NOISE * torch.randn_like(latent)).sample
+        # differences give gradients of another layout, and convolutions then take a path three times slower
+        made.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+        error = loss(made.float(), true, latent.float())
+        optimiser.zero_grad()
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = lr * clock.rate(step, 50)
+        optimiser.step()
+        step += 1
+        if due():
+            log.add(step=step, seconds=clock.seconds, loss=error.item(), l1=F.l1_loss(made.float(), true).item())
+            keep("vae", model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
+    keep("vae", model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
+    return ship(model, world, log, step=step, samples=step * batch, seconds=round(clock.seconds))
+
+
+def ship(model: AutoencoderKL, world: World, log: Log, **spent: float) -> dict[str, float]:
+    """Measure, set the scaling factor from the latents, and save as fp16."""
+    final = measure(model, world)
+    model.register_to_config(scaling_factor=round(1 / final["deviation"], 4))
+    folder = MODELS / "emoji-unet" / "vae"
+    # a copy in halves: the weights in the checkpoint stay as trained
+    small = build()
+    small.register_to_config(scaling_factor=model.config.scaling_factor)
+    small.load_state_dict(model.state_dict())
+    small.half().save_pretrained(folder)
+    log.write(folder, **final, **spent)
+    (scratch() / "vae.done").write_text("shipped\n")
+    return final
