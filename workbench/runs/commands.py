@@ -14,6 +14,7 @@ from workbench.blocks.disk import write_json
 from workbench.blocks.pictures import open_picture, read_meta
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError
+from workbench.core.method import Edit
 from workbench.core.plan import Plan
 from workbench.core.tape import Step, Tap
 from workbench.models.convert import convert as convert_files
@@ -27,7 +28,7 @@ from workbench.runs.execute import replay as replay_run
 from workbench.runs.execute import run as run_plan
 from workbench.runs.history import PLAN, Run, read_run
 from workbench.runs.panels import tame
-from workbench.runs.requests import made, plan_of
+from workbench.runs.requests import made, method_of, plan_of
 from workbench.runs.verbs import load
 from workbench.runs.verbs import score as score_images
 
@@ -167,14 +168,27 @@ def about(args: Namespace) -> Answer:
     lines = [f"{bundle.name} ({bundle.family}), {bundle.device}, {data['dtype']}"]
     lines += [f"  {name}: {count / 1e6:.2f} M parameters" for name, count in parts.items()]
     lines.append(f"  pictures {shapes.image[2]}x{shapes.image[1]}, latents {'x'.join(map(str, shapes.latent))}")
-    for name, value in _plain(bundle.about).items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        lines.append(f"  {name}: {text}")
+    for name, value in data.items():
+        if isinstance(value, str | list) and value and name not in ("name", "family", "device", "dtype"):
+            lines.append(f"  {name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return Answer(tame(data), "\n".join(lines))
 
 
 def _plain(about: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, (tuple, set, frozenset)) else v for k, v in about.items()}
+
+
+def export(args: Namespace) -> Answer:
+    """Refuse, for now: run-time edits have nothing to write, and weight edits come with the erase topic."""
+    edits = [method_of(text, "edit") for text in args.edits or ()]
+    if not edits:
+        raise AskError('export needs an edit whose weights it should write: --with "NAME key=value".')
+    live = [edit.card.name for edit in edits if isinstance(edit, Edit) and not edit.fits()]
+    if live:
+        raise AskError(
+            f"{', '.join(live)} acts while drawing and changes no weights, so no file can hold it. Leave it out."
+        )
+    raise AskError("Writing edited weights arrives with the erase topic. Until then: workbench sample --with ...")
 
 
 def models(args: Namespace) -> Answer:

@@ -86,7 +86,7 @@ def as_cell(plan: Plan) -> str:
     """A notebook cell: the script, and the pictures side by side as its result."""
     code = as_python(plan)
     if "run = wb.run(plan)" in code:
-        shown = "from PIL import Image\n\ndisplay(*[Image.open(path) for path in run.pictures])\n"
+        shown = "from PIL import Image\n\ndisplay(*[Image.fromarray(pixels) for pixels in run.images])\n"
         return code.replace("print(run.folder)\n", "") + shown
     return code + "\nfrom PIL import Image\n\ndisplay(*[Image.fromarray(i.permute(1, 2, 0).numpy()) for i in images])\n"
 
