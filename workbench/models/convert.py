@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,8 @@ def _limit(size: int) -> None:
         resource.RLIMIT_NOFILE: 256,
     }
     for what, bound in wanted.items():
-        _, most = resource.getrlimit(what)
-        value = bound if most == resource.RLIM_INFINITY else min(bound, most)
-        resource.setrlimit(what, (value, most))
+        now, most = resource.getrlimit(what)
+        resource.setrlimit(what, (bound if now == resource.RLIM_INFINITY else min(bound, now), most))
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full file becomes an error that can be told
@@ -160,7 +160,9 @@ def _read(source: Path) -> Any:
     import torch
 
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old protocols are read or refused all the same
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         lines = [line for line in str(error).splitlines() if "unsupported" in line.lower() or "global" in line.lower()]
         told = (lines or ["it is no pickle that torch wrote"])[0].strip().split(". ")[0]

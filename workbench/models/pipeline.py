@@ -1,6 +1,7 @@
 """A model folder or a single file as a diffusers pipeline with every part checked against its configuration."""
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,9 @@ def quiet() -> Iterator[None]:
         log.set_verbosity_error()
         log.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # diffusers mends old configurations and says so each time
+            yield
     finally:
         for log, level, bar in zip((ours, theirs), levels, bars, strict=True):
             log.set_verbosity(level)

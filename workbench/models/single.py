@@ -80,13 +80,14 @@ def configuration(found: Single) -> Path:
         raise MissingPart(f"The configurations of {found.kind} are not in {source}. Install the package again.")
     files = {path.relative_to(source).as_posix(): path.read_bytes() for path in sorted(source.rglob("*.json"))}
     _adapt(files, found)
-    merges = lzma.decompress((ASSETS / "configs" / "clip-merges.txt.xz").read_bytes())
-    for room in {name.split("/")[0] for name in files if name.startswith("tokenizer")}:
-        files[f"{room}/merges.txt"] = merges
-        files[f"{room}/vocab.json"] = json.dumps(vocabulary(merges.decode()), ensure_ascii=False).encode()
-    mark = hashlib.sha256(b"\0".join(name.encode() + b"\0" + data for name, data in sorted(files.items())))
+    packed = (ASSETS / "configs" / "clip-merges.txt.xz").read_bytes()
+    mark = hashlib.sha256(b"\0".join([packed, *(name.encode() + data for name, data in sorted(files.items()))]))
     folder = CACHE / "configs" / f"{found.kind}-{mark.hexdigest()[:12]}"
     if not folder.is_dir():
+        merges = lzma.decompress(packed)
+        words = json.dumps(vocabulary(merges.decode()), ensure_ascii=False).encode()
+        for room in {name.split("/")[0] for name in files if name.startswith("tokenizer")}:
+            files |= {f"{room}/merges.txt": merges, f"{room}/vocab.json": words}
         _lay_out(folder, files)
     return folder
 

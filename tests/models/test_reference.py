@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny_sd
+from workbench.core.ask import Ask
+from workbench.core.errors import UnsupportedFamily
+from workbench.methods.generate.diffuse import Diffuse
+from workbench.models.load import load
+from workbench.models.reference import reference
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_the_plain_pipeline_draws_what_ours_draws(shelf: Path, name: str) -> None:
+    bundle = load(str(shelf / name))
+    ask = Ask(prompts=["the red cat", "a dog"], negatives=["flat"], seeds=[3, 4])
+    plain = reference(bundle, scheduler="ddim", steps=3, guidance=4.0)(ask)
+    ours = Diffuse(scheduler="ddim", steps=3, guidance=4.0).sample(bundle, ask, lambda step: None)
+    assert plain.dtype == torch.uint8
+    assert plain.shape == ours.shape
+    # one grey level: the two round sums of another order
+    assert (plain.int() - ours.int()).abs().max() <= 1
+
+
+def test_a_size_may_be_asked_for(shelf: Path) -> None:
+    draw = reference(str(shelf / "sd"), steps=1, guidance=1.0)
+    assert draw(Ask(prompts="a cat", size=(32, 16))).shape == (1, 3, 16, 32)
+
+
+def test_a_model_without_files_has_no_plain_pipeline() -> None:
+    with pytest.raises(UnsupportedFamily, match="was not read from the files"):
+        reference(tiny_sd())
