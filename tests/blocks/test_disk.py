@@ -7,21 +7,26 @@ from workbench.blocks.disk import read_json, whole, write_bytes, write_json
 from workbench.core.errors import ResourceError
 
 
+def half(path: Path, error: Exception) -> None:
+    """Begin to write a file, and fail."""
+    with whole(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
 def test_a_failing_body_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     write_bytes(target, b"old")
-    with pytest.raises(ZeroDivisionError), whole(target) as temporary:
-        temporary.write_bytes(b"half")
-        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        half(target, ZeroDivisionError())
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert target.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
 def test_a_full_disk_is_told_as_one(tmp_path: Path, number: int) -> None:
-    with pytest.raises(ResourceError, match="Make room"), whole(tmp_path / "x") as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError(number, "no")
+    with pytest.raises(ResourceError, match="Make room"):
+        half(tmp_path / "x", OSError(number, "no"))
     assert list(tmp_path.iterdir()) == []
 
 

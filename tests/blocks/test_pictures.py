@@ -75,7 +75,12 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("hello")
     Image.fromarray(speckled(40, 40)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2_000])
-    for name, words in (("text.png", "not a picture"), ("cut.png", "cut.png"), ("none.png", "no picture"), (".", "fold")):
+    for name, words in (
+        ("text.png", "not a picture"),
+        ("cut.png", "cut.png"),
+        ("none.png", "no picture"),
+        (".", "fold"),
+    ):
         with pytest.raises(AskError, match=words):
             open_picture(tmp_path / name)
 

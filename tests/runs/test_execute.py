@@ -122,7 +122,10 @@ def test_a_failing_run_is_marked_and_raises(tmp_path: Path, bundle: Any) -> None
 
     with pytest.raises(ZeroDivisionError):
         run(tiny_plan(), tmp_path / "r", fail, bundle)
-    assert (read_run(tmp_path / "r").status, read_run(tmp_path / "r").error) == ("failed", "ZeroDivisionError: by design")
+    assert (read_run(tmp_path / "r").status, read_run(tmp_path / "r").error) == (
+        "failed",
+        "ZeroDivisionError: by design",
+    )
 
 
 def test_a_disk_that_fills_marks_the_run_failed_and_lists_nothing_half_written(tmp_path: Path, bundle: Any) -> None:

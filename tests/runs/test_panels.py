@@ -29,7 +29,9 @@ def test_every_panel_comes_back_from_json_and_npz(tmp_path: Path) -> None:
     for old, new in zip(REPORT.panels, again.panels, strict=True):
         assert type(old) is type(new)
         for name, value in vars(old).items():
-            assert np.array_equal(value, getattr(new, name)) if isinstance(value, np.ndarray) else value == vars(new)[name]
+            assert (
+                np.array_equal(value, getattr(new, name)) if isinstance(value, np.ndarray) else value == vars(new)[name]
+            )
 
 
 def test_pictures_films_and_maps_can_be_looked_at() -> None:

@@ -19,7 +19,7 @@ PLANS = (
     Plan(ask={"prompts": ["a cat"], "seeds": [3, 4, 5]}, model="some folder/model", device="cpu", dtype="float32"),
     Plan(ask={"prompts": ["a", "b"], "seeds": [9, 2], "negatives": ["x", "y"], "size": [24, 16]}, batch=7),
     Plan(ask={"prompts": ["a", "a", "b", "b"], "negatives": ["x", "x", "y", "y"]}),
-    Plan(ask={"prompts": ["it's \"quoted\" $HOME `x`", "-dashed", "--seed"], "negatives": "-5 of \n them"}),
+    Plan(ask={"prompts": ['it\'s "quoted" $HOME `x`', "-dashed", "--seed"], "negatives": "-5 of \n them"}),
     Plan(ask={"prompts": "a", "image": "my pictures/a.png", "mask": "-m.png"}),
     Plan(
         ask={"prompts": "a"},

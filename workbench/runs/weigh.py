@@ -39,7 +39,13 @@ def weigh(groups: Sequence[Sequence[Path]], prompts: Sequence[str], names: Seque
         keys = [key for key in found[0] if key not in (*_BOUNDS, "count") and not key.endswith(("_low", "_high"))]
         for key in keys:
             label = cls.card.title if key in ("value", cls.card.name) else f"{cls.card.title}: {key.replace('_', ' ')}"
-            rows.append((label, *(float(numbers[key]) for numbers in found), f"{metric.unit} ({metric.better} is better)".strip()))
+            rows.append(
+                (
+                    label,
+                    *(float(numbers[key]) for numbers in found),
+                    f"{metric.unit} ({metric.better} is better)".strip(),
+                )
+            )
     title = f"Not measurable here: {', '.join(silent)}" if silent else ""
     return Table(("Measure", *names, "Unit"), tuple(rows), title)
 
