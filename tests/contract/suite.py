@@ -5,6 +5,7 @@ broken on purpose and sees them caught.
 """
 
 import dataclasses
+import functools
 import json
 import pickle
 import random
@@ -186,12 +187,14 @@ def edit_undoes_half(edit: Edit, bundle: Bundle) -> None:
         edit.patch(bundle, delta, whole)
     count = whole.entries
     assert count, f"{edit.card.name} writes nothing through its patch"
-    chosen = (
-        range(count) if count <= MOST_ENTRIES else sorted({round(i) for i in np.linspace(0, count - 1, MOST_ENTRIES)})
-    )
-    for at in chosen:
+
+    def half(at: int) -> None:
+        with Faulty(bundle, at) as patch:
+            edit.patch(bundle, delta, patch)
+
+    for at in sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST_ENTRIES))}):
         with unchanged(bundle, f"after patch failed at entry {at} of {count}"):
-            text = refusal(lambda at=at: half(at), RuntimeError)
+            text = refusal(functools.partial(half, at), RuntimeError)
         assert "on purpose" in text, f"entry {at} was swallowed: a method must not catch errors of its patch"
 
 

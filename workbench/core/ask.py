@@ -1,6 +1,8 @@
 """What is asked for: prompts, negatives, seeds, size, picture and mask."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,11 +40,15 @@ class Ask(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: dict[str, object]) -> dict[str, object]:
-        values = {name: (value,) if _single(name, value) else value for name, value in values.items()}
-        prompts = tuple(values.get("prompts") or ())  # type: ignore[call-overload]
-        seeds = tuple(values.get("seeds") or ())  # type: ignore[call-overload]
-        negatives = tuple(values.get("negatives") or ())  # type: ignore[call-overload]
+    def _fill(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given  # no request at all: the model says so
+        wishes = cast(dict[str, object], given)
+        values = {name: (value,) if _single(name, value) else value for name, value in wishes.items()}
+        rows = [_row(values.get(name)) for name in ("prompts", "seeds", "negatives")]
+        if None in rows:
+            return values  # of a wrong type: the fields say so
+        prompts, seeds, negatives = (row or () for row in rows)
         if not prompts:
             raise ValueError('There is no prompt. Give at least one, for example "a cat".')
         if len(prompts) == 1 and len(seeds) > 1:
@@ -93,3 +99,10 @@ class Ask(BaseModel):
 
 def _single(name: str, value: object) -> bool:
     return (name in ("prompts", "negatives") and isinstance(value, str)) or (name == "seeds" and isinstance(value, int))
+
+
+def _row(value: object) -> tuple[Any, ...] | None:
+    """The values of a row, () for none at all, None for what is no row."""
+    if value is None:
+        return ()
+    return tuple(cast(Iterable[Any], value)) if isinstance(value, Iterable) and not isinstance(value, str) else None

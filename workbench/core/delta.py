@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
+import torch
 from torch import Tensor
 
 from workbench.core.errors import AskError, CheckpointMismatch
@@ -38,10 +39,12 @@ class Delta:
         return iter(seen)
 
     def change(self, key: str) -> Tensor:
-        """W' - W of a parameter, dense."""
+        """W' - W of a parameter, dense; a product of narrow factors is taken in float32."""
         if key in self.tensors:
             return self.tensors[key]
-        return self.tensors[f"{key}.up"] @ self.tensors[f"{key}.down"]
+        up, down = self.tensors[f"{key}.up"], self.tensors[f"{key}.down"]
+        wide = torch.promote_types(up.dtype, torch.float32)
+        return up.to(wide) @ down.to(wide)
 
     def changed(self, key: str, weight: Tensor, strength: float = 1.0) -> Tensor:
         """The parameter after the change: the one line that both `patch` and export use.
@@ -50,6 +53,8 @@ class Delta:
         """
         if strength == 0.0:
             return weight.detach().clone()
+        if self.kind in ("masks", "rows") and self.tensors[key].shape[-1:] != weight.shape[1:2]:
+            self._misfit(key, weight, self.tensors[key])
         if self.kind == "masks":
             mask = self.tensors[key].to(weight.device, weight.dtype)
             return weight.detach() * (1 - strength * (1 - mask)).reshape((1, -1) + (1,) * (weight.ndim - 2))
@@ -58,8 +63,14 @@ class Delta:
             return self._rows(key, wide, strength).to(weight.dtype)
         change = self.change(key).to(wide)
         if change.numel() != wide.numel():
-            raise AskError(f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}.")
+            self._misfit(key, weight, change)
         return (wide + strength * change.reshape(wide.shape)).to(weight.dtype)
+
+    def _misfit(self, key: str, weight: Tensor, change: Tensor) -> NoReturn:
+        raise AskError(
+            f"{key} has shape {tuple(weight.shape)}; the delta changes {tuple(change.shape)}. Was it fitted on another "
+            "model?"
+        )
 
     def _rows(self, key: str, table: Tensor, strength: float) -> Tensor:
         ids, rows = self.tensors[f"{key}.ids"].long(), self.tensors[key].to(table)
@@ -73,7 +84,7 @@ class Delta:
         """Write a safetensors file with kind and text in its metadata."""
         from safetensors.torch import save_file
 
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
         save_file(
             tensors,
             path,
