@@ -53,5 +53,5 @@ def tokens(bundle: Bundle, text: str) -> list[int]:
 
 
 def _inner(ids: Tensor, end: int) -> list[int]:
-    row = ids.tolist()[1:]
+    row = [int(token) for token in ids[1:]]
     return row[: row.index(end)] if end in row else row
