@@ -25,7 +25,9 @@ def main(host: str = "127.0.0.1", port: int = 7860, models: Path | str | None = 
         demo.desk.jobs.close()
 
 
-def prepare(host: str, port: int, models: Path | str | None = None, root: Path | str | None = None) -> tuple[Any, dict[str, Any]]:
+def prepare(
+    host: str, port: int, models: Path | str | None = None, root: Path | str | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The blocks, and the options to launch them with."""
     if os.environ.get("GRADIO_VIBE_MODE"):
         raise AskError("GRADIO_VIBE_MODE is set, which lets visitors change code. Unset it and start again.")
@@ -34,8 +36,14 @@ def prepare(host: str, port: int, models: Path | str | None = None, root: Path |
     hosts = [host, *filter(None, os.environ.get("WORKBENCH_HOSTS", "").split(","))]
     guard = _middleware(hosts, any_host=on_spaces())
     demo.queue(max_size=128, default_concurrency_limit=32)
-    options = {"server_name": host, "server_port": port, "quiet": True, "app_kwargs": {"middleware": [guard]},
-               "allowed_paths": [str(demo.desk.root)], **launch_options()}  # fmt: skip
+    options = {
+        "server_name": host,
+        "server_port": port,
+        "quiet": True,
+        "app_kwargs": {"middleware": [guard]},
+        "allowed_paths": [str(demo.desk.root)],
+        **launch_options(),
+    }
     return demo, options
 
 

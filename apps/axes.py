@@ -53,7 +53,9 @@ def values(chosen: Axis | None, text: str) -> list[Any]:
     """The values on an axis: separated by commas, or by lines for texts; `1..5` counts. Raises `AskError`."""
     if chosen is None:
         return [None]
-    words = chosen.key in ("prompt", "negative") or (chosen.field is not None and chosen.field.widget in ("text", "json", "method"))
+    words = chosen.key in ("prompt", "negative") or (
+        chosen.field is not None and chosen.field.widget in ("text", "json", "method")
+    )
     parts = text.splitlines() if words or "\n" in text else text.split(",")
     found: list[Any] = []
     for part in filter(None, map(str.strip, parts)):
@@ -64,13 +66,16 @@ def values(chosen: Axis | None, text: str) -> list[Any]:
         else:
             found.append(_value(chosen, part))
     if not found or len(found) > MOST_VALUES:
-        raise AskError(f"{chosen.label} has {len(found)} values; give 1 to {MOST_VALUES}, separated by {'lines' if words else 'commas'}.")
+        raise AskError(
+            f"{chosen.label} has {len(found)} values; give 1 to {MOST_VALUES}, "
+            f"separated by {'lines' if words else 'commas'}."
+        )
     return found
 
 
 def _value(chosen: Axis, part: str) -> Any:
     widget = chosen.field.widget if chosen.field else ("number" if chosen.key == "seed" else "text")
-    if chosen.key.endswith(".on") and chosen.field is None or widget == "switch":
+    if (chosen.key.endswith(".on") and chosen.field is None) or widget == "switch":
         if part.lower() not in ("on", "off", "true", "false", "yes", "no"):
             raise AskError(f"{chosen.label} is {part!r}; write on or off.")
         return part.lower() in ("on", "true", "yes")

@@ -17,8 +17,13 @@ Keep = Callable[..., Any]
 
 def component(field: Field, value: Any, suggest: Sequence[str] = (), tag: str = "") -> gr.components.Component:
     """The component of a field with a value that the widget shows; `tag` keeps element names apart."""
-    common: dict[str, Any] = {"label": field.label, "info": field.help or None, "elem_id": f"{tag}-{field.name}",
-                              "key": f"{tag}-{field.name}", "interactive": True}  # fmt: skip
+    common: dict[str, Any] = {
+        "label": field.label,
+        "info": field.help or None,
+        "elem_id": f"{tag}-{field.name}",
+        "key": f"{tag}-{field.name}",
+        "interactive": True,
+    }
     known = list(suggest) if field.control.role in NAMING_ROLES else []
     match field.widget:
         case "slider":
@@ -63,8 +68,9 @@ def draw(
     return made
 
 
-def _fields(fields: Sequence[Field], raws: Mapping[str, Any], keep: Keep, inputs: gr.State, tag: str,
-            suggest: Sequence[str]) -> None:  # fmt: skip
+def _fields(
+    fields: Sequence[Field], raws: Mapping[str, Any], keep: Keep, inputs: gr.State, tag: str, suggest: Sequence[str]
+) -> None:
     for field in fields:
         value = raws[field.name] if field.name in raws else show(field, field.control.default)
         made = component(field, value, suggest, tag)
@@ -72,5 +78,12 @@ def _fields(fields: Sequence[Field], raws: Mapping[str, Any], keep: Keep, inputs
         def changed(state: Any, raw: Any, name: str = field.name) -> Any:
             return keep(state, name, raw)
 
-        made.input(changed, [inputs, made], [inputs], queue=False, show_progress="hidden", trigger_mode="always_last",
-                   api_visibility="private")  # type: ignore[attr-defined]  # fmt: skip
+        made.input(
+            changed,
+            [inputs, made],
+            [inputs],
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )  # type: ignore[attr-defined]

@@ -89,7 +89,7 @@ class News:
 
 
 class Desk:
-    """Jobs and folders by browser. Nothing here trusts what a page sends: the cookie alone says whose things these are."""
+    """Jobs and folders by browser. The cookie alone says whose things these are, never what a page sends."""
 
     def __init__(self, root: Path, models: Path | None = None, public: bool = False) -> None:
         self.root = root.resolve()
@@ -114,7 +114,9 @@ class Desk:
         """A folder for one more run, not made yet."""
         return self.folder(owner) / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
-    def submit(self, owner: str, page: str, work: Any, title: str = "", total: int = 1, out: Path | None = None) -> Ticket:
+    def submit(
+        self, owner: str, page: str, work: Any, title: str = "", total: int = 1, out: Path | None = None
+    ) -> Ticket:
         """Queue a plan or a function of a tap. Raises `ResourceError` when this browser has too many waiting."""
         with self._lock:
             mine = [ticket for ticket in self._tickets.get(owner, []) if not ticket.job.over]
@@ -163,7 +165,9 @@ class Desk:
     def allow(self, model: str) -> None:
         """Raise `AskError` when strangers may ask here and the model is not one of the list or on the hub."""
         if self.public and model and (Path(model).expanduser().exists() or model.startswith(("/", "~", ".", "\\"))):
-            raise AskError("Here models are chosen from the list or by their hub id; files of this computer are not read.")
+            raise AskError(
+                "Here models are chosen from the list or by their hub id; files of this computer are not read."
+            )
 
     def names(self) -> list[str]:
         """Models that can be chosen by name."""

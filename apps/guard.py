@@ -61,7 +61,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 extra = list(_HEADERS)
                 if fresh and scope.get("method") == "GET" and scope["path"] == "/":
-                    extra.append((b"set-cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Lax; Max-Age={_YEAR}".encode()))
+                    extra.append(
+                        (b"set-cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Lax; Max-Age={_YEAR}".encode())
+                    )
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 

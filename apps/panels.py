@@ -17,15 +17,23 @@ def draw_panel(panel: Panel) -> gr.components.Component:
     match panel:
         case Picture(pixels=pixels):
             name = html.escape(panel.title or "Picture")
-            return gr.HTML(f'<figure class="wb-picture"><img src="{data_uri(pixels)}" alt="{name}">'
-                           f"<figcaption>{html.escape(panel.title)}</figcaption></figure>")  # fmt: skip
+            return gr.HTML(
+                f'<figure class="wb-picture"><img src="{data_uri(pixels)}" alt="{name}">'
+                f"<figcaption>{html.escape(panel.title)}</figcaption></figure>"
+            )
         case Film():
             return gr.HTML(film_html(panel))
         case Heat() | Curve():
             return gr.Plot(figure(panel), label=title or type(panel).__name__, show_label=False)
         case Table(columns=columns, rows=rows):
-            return gr.Dataframe([[_cell(value) for value in row] for row in rows], headers=list(columns),
-                                datatype="str", label=title, interactive=False, wrap=True)  # fmt: skip
+            return gr.Dataframe(
+                [[_cell(value) for value in row] for row in rows],
+                headers=list(columns),
+                datatype="str",
+                label=title,
+                interactive=False,
+                wrap=True,
+            )
         case Note(text=text):
             head = f"**{html.escape(panel.title)}**\n\n" if panel.title else ""
             return gr.Markdown(head + text, elem_classes=["wb-note"])

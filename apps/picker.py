@@ -57,16 +57,26 @@ class Picker:
         names = [name for _, name in found]
         self.tag = tag
         start = default if default in names else (names[0] if names else None)
-        self.name = gr.Dropdown(found, value=start, label=label, elem_id=f"{tag}-name", filterable=len(found) > 8,
-                                visible=len(found) > 1 or not found)  # fmt: skip
+        self.name = gr.Dropdown(
+            found,
+            value=start,
+            label=label,
+            elem_id=f"{tag}-name",
+            filterable=len(found) > 8,
+            visible=len(found) > 1 or not found,
+        )
         self.raws = gr.State({})
         self.version = gr.State(0)
 
     def place(self, demo: gr.Blocks, suggest: Sequence[str] = (), card: bool = True) -> None:
         """Draw the form of the chosen method here."""
 
-        @gr.render([self.name, self.raws], triggers=[demo.load, self.name.change, self.version.change],
-                   show_progress="hidden", queue=False)  # fmt: skip
+        @gr.render(
+            [self.name, self.raws],
+            triggers=[demo.load, self.name.change, self.version.change],
+            show_progress="hidden",
+            queue=False,
+        )
         def shape(name: str | None, raws: Raws) -> None:
             if not name:
                 return

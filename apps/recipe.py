@@ -38,7 +38,9 @@ def size(text: str | None) -> tuple[int, int] | None:
         return None
     found = _SIZE.fullmatch(text.strip().lower())
     if found is None:
-        raise AskError(f"The size is {text[:40]!r}; write width x height in pixels, such as 512x512, or leave it empty.")
+        raise AskError(
+            f"The size is {text[:40]!r}; write width x height in pixels, such as 512x512, or leave it empty."
+        )
     return int(found[1]), int(found[2])
 
 
@@ -56,14 +58,21 @@ def plan(recipe: Mapping[str, Any], image: Path | None = None, mask: Path | None
     count = whole(recipe.get("count", 1), "The number of pictures", 1, MOST_COUNT)
     seed = whole(recipe.get("seed", 0), "The seed", 0, 2**53)
     text = str(recipe.get("prompt") or "").strip()
-    ask = Ask(prompts=(text,) * count, negatives=str(recipe.get("negative") or ""), size=size(recipe.get("size")),
-              seeds=tuple(range(seed, seed + count)), image=image, mask=mask)  # fmt: skip
+    ask = Ask(
+        prompts=(text,) * count,
+        negatives=str(recipe.get("negative") or ""),
+        size=size(recipe.get("size")),
+        seeds=tuple(range(seed, seed + count)),
+        image=image,
+        mask=mask,
+    )
     name = recipe.get("sampler")
     sampler = built(str(name), recipe.get("raws", {}).get(str(name), {})) if name else None
     if sampler is not None and not isinstance(sampler, Sampler):
         raise AskError(f"{name} is not a sampler.")
-    return Plan(model=str(recipe.get("model") or ""), sampler=sampler, edits=stacks.edits(recipe.get("stack", ())),
-                ask=ask)  # fmt: skip
+    return Plan(
+        model=str(recipe.get("model") or ""), sampler=sampler, edits=stacks.edits(recipe.get("stack", ())), ask=ask
+    )
 
 
 def of_plan(source: Plan) -> Recipe:
@@ -71,9 +80,16 @@ def of_plan(source: Plan) -> Recipe:
     ask = source.ask
     name, raws = shown(source.sampler.to_json()) if source.sampler is not None else ("", {})
     return {
-        "prompt": ask.prompts[0], "negative": ask.negatives[0], "seed": ask.seeds[0], "count": min(len(ask), MOST_COUNT),
-        "size": f"{ask.size[0]}x{ask.size[1]}" if ask.size else "", "model": source.model, "sampler": name,
-        "raws": {name: raws} if name else {}, "stack": stacks.restored([edit.to_json() for edit in source.edits])}  # fmt: skip
+        "prompt": ask.prompts[0],
+        "negative": ask.negatives[0],
+        "seed": ask.seeds[0],
+        "count": min(len(ask), MOST_COUNT),
+        "size": f"{ask.size[0]}x{ask.size[1]}" if ask.size else "",
+        "model": source.model,
+        "sampler": name,
+        "raws": {name: raws} if name else {},
+        "stack": stacks.restored([edit.to_json() for edit in source.edits]),
+    }
 
 
 def packed(recipe: Mapping[str, Any]) -> str:
@@ -81,7 +97,9 @@ def packed(recipe: Mapping[str, Any]) -> str:
     data = zlib.compress(json.dumps(plain(recipe), ensure_ascii=False).encode(), 9)
     text = base64.urlsafe_b64encode(data).decode().rstrip("=")
     if len(text) > MOST_LINK:
-        raise AskError(f"These settings make a link of {len(text):,} characters; {MOST_LINK:,} fit. Shorten the prompt.")
+        raise AskError(
+            f"These settings make a link of {len(text):,} characters; {MOST_LINK:,} fit. Shorten the prompt."
+        )
     return text
 
 
@@ -110,16 +128,23 @@ def checked(found: Any) -> Recipe:
         raise AskError("These are not settings of ours.")
     try:
         entries: Sequence[Any] = found.get("stack") or ()
-        stack = [stacks.item(find(str(e["method"])).card.name, _raws(e.get("raws")), bool(e.get("on", True)))
-                 for e in list(entries)[: stacks.MOST_EDITS]]  # fmt: skip
+        stack = [
+            stacks.item(find(str(e["method"])).card.name, _raws(e.get("raws")), bool(e.get("on", True)))
+            for e in list(entries)[: stacks.MOST_EDITS]
+        ]
         raws: Raws = {find(str(k)).card.name: _raws(v) for k, v in dict(found.get("raws") or {}).items()}
         name = str(found.get("sampler") or "")
         return {
-            "prompt": str(found.get("prompt") or "")[:10_000], "negative": str(found.get("negative") or "")[:10_000],
+            "prompt": str(found.get("prompt") or "")[:10_000],
+            "negative": str(found.get("negative") or "")[:10_000],
             "seed": whole(found.get("seed", 0), "The seed", 0, 2**53),
             "count": whole(found.get("count", 1), "The number of pictures", 1, MOST_COUNT),
-            "size": str(found.get("size") or "")[:20], "model": str(found.get("model") or "")[:500],
-            "sampler": find(name).card.name if name else "", "raws": raws, "stack": stack}  # fmt: skip
+            "size": str(found.get("size") or "")[:20],
+            "model": str(found.get("model") or "")[:500],
+            "sampler": find(name).card.name if name else "",
+            "raws": raws,
+            "stack": stack,
+        }
     except WorkbenchError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -25,15 +25,22 @@ class Settings:
 
     def connect(self) -> None:
         """Attach the handlers."""
-        page, quiet = self.page, {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        # queued, not at once: only then does Gradio tell the page that a state changed, which redraws forms and stack
+        page, quiet = self.page, {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
         self.demo.load(self.load, [self.kept], [*page.outputs, page.stage, page.preset], **quiet)  # type: ignore[arg-type]
-        gr.on([page.go.click, page.prompt.blur, page.stack.version.change, page.picker.name.change, page.model.change],
-              self.remember, [self.kept, *page.inputs], [self.kept], **quiet)  # type: ignore[arg-type]  # fmt: skip
+        gr.on(
+            [page.go.click, page.prompt.blur, page.stack.version.change, page.picker.name.change, page.model.change],
+            self.remember,
+            [self.kept, *page.inputs],
+            [self.kept],
+            **quiet,
+        )  # type: ignore[arg-type]
         page.save.click(self.save, [self.kept, page.preset, *page.inputs], [self.kept, page.preset], **quiet)  # type: ignore[arg-type]
         page.drop.click(self.delete, [self.kept, page.preset], [self.kept, page.preset], **quiet)  # type: ignore[arg-type]
         page.preset.input(self.choose, [self.kept, page.preset], page.outputs, **quiet)  # type: ignore[arg-type]
         page.link.click(self.link, page.inputs, [page.link_text], **quiet).then(  # type: ignore[arg-type]
-            lambda text: gr.Textbox(visible=bool(text)), [page.link_text], [page.link_text], js=_COPY, **quiet)  # type: ignore[arg-type]  # fmt: skip
+            lambda text: gr.Textbox(visible=bool(text)), [page.link_text], [page.link_text], js=_COPY, **quiet
+        )  # type: ignore[arg-type]
 
     def load(self, kept: Any, request: gr.Request) -> list[Any]:
         """On opening the page: the link's settings, else the last ones, else what stands there."""

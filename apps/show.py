@@ -53,7 +53,9 @@ def _pieces(news: News, step: int, steps: int) -> str:
 
 
 def _run(share: float, line: str, right: str, ticket: Ticket) -> str:
-    images = "".join(f'<img src="{uri}" alt="Unfinished picture {i + 1}">' for i, uri in enumerate(ticket.preview.images))
+    images = "".join(
+        f'<img src="{uri}" alt="Unfinished picture {i + 1}">' for i, uri in enumerate(ticket.preview.images)
+    )
     grid = f'<div class="wb-previews">{images}</div>' if images else ""
     percent = round(100 * min(share, 1.0))
     return (
@@ -71,7 +73,9 @@ def over(news: News, done: str) -> str:
         return trouble(news.ticket.job.error)
     if state == "stopped":
         kept = len(news.ticket.drawn)
-        return empty("Stopped", f"{kept} finished picture{'s' * (kept != 1)} kept." if kept else "Nothing was finished.")
+        return empty(
+            "Stopped", f"{kept} finished picture{'s' * (kept != 1)} kept." if kept else "Nothing was finished."
+        )
     return f'<div class="wb-done">{html.escape(done)}</div>'
 
 
@@ -81,10 +85,13 @@ def facts(meta: Mapping[str, Any]) -> str:
     ask: Mapping[str, Any] = plan.get("ask") or {}
     model: Mapping[str, Any] = meta.get("model") or {}
     rows: list[tuple[str, str]] = [
-        ("Prompt", _first(ask.get("prompts"))), ("Negative", _first(ask.get("negatives"))),
-        ("Seed", _first(ask.get("seeds"))), ("Size", "x".join(map(str, meta.get("size") or ()))),
-        ("Model", str(model.get("name") or plan.get("model") or "")), ("Sampler", settings(plan.get("sampler"))),
-    ]  # fmt: skip
+        ("Prompt", _first(ask.get("prompts"))),
+        ("Negative", _first(ask.get("negatives"))),
+        ("Seed", _first(ask.get("seeds"))),
+        ("Size", "x".join(map(str, meta.get("size") or ()))),
+        ("Model", str(model.get("name") or plan.get("model") or "")),
+        ("Sampler", settings(plan.get("sampler"))),
+    ]
     rows += [(f"Edit {i + 1}", settings(edit)) for i, edit in enumerate(plan.get("edits") or ())]
     rows += [("Started from", "a picture" + (" with a mask" if ask.get("mask") else ""))] if ask.get("image") else []
     cells = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in rows if v)

@@ -87,8 +87,14 @@ class Stack:
     def place(self, demo: gr.Blocks, suggest: Sequence[str] = ()) -> None:
         """Draw the stack here."""
         found = choices("edit")
-        add = gr.Dropdown(found, value=None, label="Add an edit", elem_id="stack-add", filterable=True,
-                          info=f"{len(found)} methods; type to search by topic, title or name")  # fmt: skip
+        add = gr.Dropdown(
+            found,
+            value=None,
+            label="Add an edit",
+            elem_id="stack-add",
+            filterable=True,
+            info=f"{len(found)} methods; type to search by topic, title or name",
+        )
 
         def append(items: list[Item], name: str | None) -> tuple[Any, ...]:
             try:
@@ -97,8 +103,14 @@ class Stack:
                 gr.Warning(str(error))
                 return items, gr.skip(), None
 
-        add.input(append, [self.items, add], [self.items, self.version, add], queue=False, show_progress="hidden",
-                  api_visibility="private")  # fmt: skip
+        add.input(
+            append,
+            [self.items, add],
+            [self.items, self.version, add],
+            concurrency_limit=None,  # queued: only then does a changed state redraw what depends on it
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
         @gr.render([self.items], triggers=[demo.load, self.version.change], show_progress="hidden", queue=False)
         def shape(items: list[Item]) -> None:
@@ -111,8 +123,15 @@ class Stack:
     def _entry(self, index: int, count: int, entry: Item, suggest: Sequence[str]) -> None:
         cls, which = find(entry["method"]), entry["id"]
         with gr.Row(elem_classes=["wb-item-head"]):
-            on = gr.Checkbox(entry["on"], label=f"{index + 1}. {cls.card.title}", container=False, min_width=120,
-                             elem_classes=["wb-on"], elem_id=f"on-{which}", key=f"on-{which}-{index}")  # fmt: skip
+            on = gr.Checkbox(
+                entry["on"],
+                label=f"{index + 1}. {cls.card.title}",
+                container=False,
+                min_width=120,
+                elem_classes=["wb-on"],
+                elem_id=f"on-{which}",
+                key=f"on-{which}-{index}",
+            )
             with gr.Row(elem_classes=["wb-tools"]):
                 self._tool("Up", lambda items: moved(items, which, -1), index > 0)
                 self._tool("Down", lambda items: moved(items, which, 1), index + 1 < count)
@@ -140,7 +159,14 @@ class Stack:
                 gr.Markdown(card_text(cls))
 
     def _tool(self, label: str, change: Any, enabled: bool = True) -> None:
-        button = gr.Button(label, size="sm", variant="secondary", min_width=0, scale=0, interactive=enabled,
-                           elem_classes=["wb-tool"])  # fmt: skip
-        button.click(lambda items: (change(items), time.time()), [self.items], [self.items, self.version], queue=False,
-                     show_progress="hidden", api_visibility="private")  # fmt: skip
+        button = gr.Button(
+            label, size="sm", variant="secondary", min_width=0, scale=0, interactive=enabled, elem_classes=["wb-tool"]
+        )
+        button.click(
+            lambda items: (change(items), time.time()),
+            [self.items],
+            [self.items, self.version],
+            concurrency_limit=None,
+            show_progress="hidden",
+            api_visibility="private",
+        )

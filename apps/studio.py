@@ -35,7 +35,9 @@ def build(models: Path | str | None = None, *, root: Path | str | None = None, p
     catalog()
     folder = Path(models).expanduser() if models else None
     desk = Desk(Path(root) if root else OUTPUTS / "app", folder, public)
-    with gr.Blocks(title="Diffusion Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, 86_400)) as demo:
+    with gr.Blocks(
+        title="Diffusion Workbench", analytics_enabled=False, fill_width=True, delete_cache=(600, 86_400)
+    ) as demo:
         _header()
         with gr.Tabs(elem_id="pages") as tabs:
             with gr.Tab("Generate", id="generate"):
@@ -66,16 +68,33 @@ def build(models: Path | str | None = None, *, root: Path | str | None = None, p
 
 
 def launch_options() -> dict[str, Any]:
-    """What `launch` takes besides address and middleware."""
-    return {"theme": theme.theme(), "css": theme.CSS, "head": theme.SCRIPT, "footer_links": [], "run_history": False,
-            "enable_monitoring": False, "mcp_server": False, "share": False, "show_error": True, "ssr_mode": False,
-            "max_file_size": "20mb"}  # fmt: skip
+    """What `launch` takes besides address and middleware.
+
+    `_frontend=False` leaves the page as it is and skips one thing: a request to itself that gives a busy machine three
+    seconds to answer and ends the start otherwise.
+    """
+    return {
+        "theme": theme.theme(),
+        "css": theme.CSS,
+        "head": theme.SCRIPT,
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "share": False,
+        "show_error": True,
+        "ssr_mode": False,
+        "max_file_size": "20mb",
+        "_frontend": False,
+    }
 
 
 def _header() -> None:
     with gr.Row(elem_id="top"):
-        gr.HTML("<h1>Diffusion Workbench</h1><p>Stack published methods on one image model, look inside, compare.</p>",
-                elem_id="brand")  # fmt: skip
+        gr.HTML(
+            "<h1>Diffusion Workbench</h1><p>Stack published methods on one image model, look inside, compare.</p>",
+            elem_id="brand",
+        )
         switch = gr.Button("Light / dark", size="sm", scale=0, elem_id="theme-switch")
         switch.click(None, None, None, js=theme.SWITCH_THEME, api_visibility="private")
 
@@ -87,8 +106,10 @@ def _topics() -> list[Any]:
 
 def _send(detail: Any, tabs: gr.Tabs, generate: Generate, compare: Compare, inspect: Inspect) -> None:
     """The buttons that carry a picked picture to another page."""
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    detail.restore.click(generate.restore, [detail.picked], [*generate.outputs, generate.roll, generate.stage, tabs], **quiet)
+    quiet: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+    detail.restore.click(
+        generate.restore, [detail.picked], [*generate.outputs, generate.roll, generate.stage, tabs], **quiet
+    )
     detail.start.click(generate.start_from, [detail.picked], [generate.canvas, tabs], **quiet)
     detail.left.click(compare.take, [detail.picked], [compare.left, tabs], **quiet)
     detail.right.click(compare.take, [detail.picked], [compare.right, tabs], **quiet)

@@ -6,25 +6,47 @@ import gradio as gr
 def theme() -> gr.themes.Default:
     """Quiet greys, one blue, fonts that ship with Gradio."""
     return gr.themes.Default(
-        primary_hue="indigo", neutral_hue="slate", radius_size="md", text_size="md",
-        font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="md",
+        text_size="md",
     ).set(
-        body_background_fill="*neutral_50", body_background_fill_dark="*neutral_950",
-        block_background_fill="white", block_background_fill_dark="*neutral_900",
-        block_border_width="1px", block_border_color="*neutral_200", block_border_color_dark="*neutral_800",
-        block_label_background_fill="transparent", block_label_background_fill_dark="transparent",
-        block_shadow="none", block_title_text_weight="500",
-        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_500",
-        button_primary_background_fill_dark="*primary_600", button_primary_text_color="white",
-        button_secondary_background_fill="white", button_secondary_background_fill_dark="*neutral_800",
-        button_secondary_border_color="*neutral_200", button_secondary_border_color_dark="*neutral_700",
-        body_text_color="*neutral_900", body_text_color_dark="*neutral_100",
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
-        input_background_fill="*neutral_50", input_background_fill_dark="*neutral_950",
-        input_border_color="*neutral_200", input_border_color_dark="*neutral_700", input_border_width="1px",
-        slider_color="*primary_500", slider_color_dark="*primary_400",
-    )  # fmt: skip
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_shadow="none",
+        block_title_text_weight="500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_500",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_text_color="white",
+        button_border_width="1px",
+        button_primary_border_color="transparent",
+        button_primary_border_color_dark="transparent",
+        button_cancel_border_color="transparent",
+        button_cancel_border_color_dark="transparent",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_border_color="*neutral_200",
+        button_secondary_border_color_dark="*neutral_700",
+        body_text_color="*neutral_900",
+        body_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        input_background_fill="*neutral_50",
+        input_background_fill_dark="*neutral_950",
+        input_border_color="*neutral_200",
+        input_border_color_dark="*neutral_700",
+        input_border_width="1px",
+        slider_color="*primary_500",
+        slider_color_dark="*primary_400",
+    )
 
 
 CSS = """
@@ -34,7 +56,9 @@ CSS = """
 #top{align-items:center;gap:12px;flex-wrap:nowrap}
 #brand h1{font-size:1.2rem;font-weight:600;margin:0;letter-spacing:-.01em}
 #brand p{margin:0;font-size:.85rem;color:var(--body-text-color-subdued)}
-#theme-switch{max-width:92px;min-width:72px}
+#theme-switch{white-space:nowrap;min-width:max-content;flex:0 0 auto}
+.wb-chips button,#top button,.wb-plain button{border:1px solid var(--border-color-primary)!important}
+.wb-chips{align-items:center}
 .quiet,.quiet p{color:var(--body-text-color-subdued);font-size:.875rem}
 .mono textarea{font-family:var(--font-mono);font-size:.85rem}
 footer{opacity:.7}
@@ -89,7 +113,10 @@ span[data-testid="block-info"]{font-weight:500}
 .wb-chips{gap:6px;flex-wrap:wrap}
 .wb-chips button{font-weight:400!important;font-size:.82rem!important;min-width:0!important}
 #prompt textarea{font-size:1.05rem}
-#pictures .grid-wrap,#history .grid-wrap{max-height:none}
+#pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{max-height:none;min-height:0;height:auto}
+#pictures .grid-container,#history .grid-container,#grid-cells .grid-container{grid-auto-rows:auto}
+#compare-left img,#compare-right img{width:100%;height:100%;object-fit:contain}
+#compare-table *,#method-table *{font-family:var(--font)!important}
 :focus-visible{outline:2px solid var(--slider-color)!important;outline-offset:1px}
 
 @media (max-width:760px){

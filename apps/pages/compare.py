@@ -19,7 +19,10 @@ from workbench.runs.shelf import plan_inside
 from workbench.runs.weigh import weigh
 
 PAGE = "compare"
-_START = ("Two pictures, one slider", "Draw the Generate page's settings with and without the stack, or drop two pictures.")
+_START = (
+    "Two pictures, one slider",
+    "Draw the Generate page's settings with and without the stack, or drop two pictures.",
+)
 
 
 class Compare:
@@ -34,40 +37,92 @@ class Compare:
         self.stage = gr.HTML(empty(*_START), elem_id="compare-stage")
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=3, min_width=320):
-                self.slider = gr.ImageSlider(label="A | B", visible=False, interactive=False, type="filepath", format="png",
-                                             elem_id="compare-slider", max_height=640)  # fmt: skip
-                self.table = gr.Dataframe(visible=False, interactive=False, wrap=True, elem_id="compare-table", datatype="str",
-                                          label="Measures")  # fmt: skip
+                self.slider = gr.ImageSlider(
+                    label="A | B",
+                    visible=False,
+                    interactive=False,
+                    type="filepath",
+                    format="png",
+                    elem_id="compare-slider",
+                    max_height=640,
+                )
+                self.table = gr.Dataframe(
+                    visible=False,
+                    interactive=False,
+                    wrap=True,
+                    elem_id="compare-table",
+                    datatype="str",
+                    label="Measures",
+                )
             with gr.Column(scale=2, min_width=320), gr.Row():
-                self.left = gr.Image(label="A", type="filepath", format="png", elem_id="compare-left", sources=["upload", "clipboard"],
-                                     image_mode=None, min_width=140, buttons=["download", "fullscreen"])  # fmt: skip
-                self.right = gr.Image(label="B", type="filepath", format="png", elem_id="compare-right", sources=["upload", "clipboard"],
-                                      image_mode=None, min_width=140, buttons=["download", "fullscreen"])  # fmt: skip
+                self.left = gr.Image(
+                    label="A",
+                    type="filepath",
+                    format="png",
+                    elem_id="compare-left",
+                    sources=["upload", "clipboard"],
+                    image_mode=None,
+                    min_width=140,
+                    height=240,
+                    buttons=["download", "fullscreen"],
+                )
+                self.right = gr.Image(
+                    label="B",
+                    type="filepath",
+                    format="png",
+                    elem_id="compare-right",
+                    sources=["upload", "clipboard"],
+                    image_mode=None,
+                    min_width=140,
+                    height=240,
+                    buttons=["download", "fullscreen"],
+                )
 
     def connect(self) -> None:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         view = [self.stage, self.left, self.right, self.table, self.go, self.cancel]
         self.go.click(self.draw, self.generate.inputs, view, concurrency_limit=32, trigger_mode="once", **quiet)
-        self.measure.click(self.numbers, [self.left, self.right, self.generate.prompt, self.generate.model], view,
-                           concurrency_limit=32, **quiet)  # fmt: skip
+        self.measure.click(
+            self.numbers,
+            [self.left, self.right, self.generate.prompt, self.generate.model],
+            view,
+            concurrency_limit=32,
+            **quiet,
+        )
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
-        gr.on([self.left.change, self.right.change], self.lay, [self.left, self.right], [self.slider], queue=False, **quiet)
+        gr.on(
+            [self.left.change, self.right.change],
+            self.lay,
+            [self.left, self.right],
+            [self.slider],
+            queue=False,
+            **quiet,
+        )
 
-    def draw(self, *values: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def draw(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Both pictures, one after the other, and what the metrics say of them."""
         owner = self.desk.owner(request)
         try:
             found = {**self.generate.gather(*values), "count": 1}
             plan: Plan = self.generate.plan(found)
             if not plan.edits:
-                raise AskError("The stack is empty or switched off, so both pictures would be the same. Add an edit first.")
+                raise AskError(
+                    "The stack is empty or switched off, so both pictures would be the same. Add an edit first."
+                )
             folders = (self.desk.fresh(owner), self.desk.fresh(owner))
             ticket = self.desk.submit(owner, PAGE, self._both(plan, folders), "compare", 2)
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
-        yield running(News(ticket)), None, None, gr.Dataframe(visible=False), gr.Button(interactive=False), gr.Button(visible=True)
+        yield (
+            running(News(ticket)),
+            None,
+            None,
+            gr.Dataframe(visible=False),
+            gr.Button(interactive=False),
+            gr.Button(visible=True),
+        )
         yield from self._follow(ticket, folders)
 
     def _both(self, plan: Plan, folders: tuple[Path, Path]) -> Any:
@@ -83,7 +138,9 @@ class Compare:
 
         return work
 
-    def numbers(self, left: str | None, right: str | None, prompt: str, model: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def numbers(
+        self, left: str | None, right: str | None, prompt: str, model: str, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         """The metrics on the two pictures that lie there."""
         try:
             if not left or not right:
@@ -98,7 +155,14 @@ class Compare:
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
-        yield running(News(ticket)), gr.skip(), gr.skip(), gr.skip(), gr.Button(interactive=False), gr.Button(visible=True)
+        yield (
+            running(News(ticket)),
+            gr.skip(),
+            gr.skip(),
+            gr.skip(),
+            gr.Button(interactive=False),
+            gr.Button(visible=True),
+        )
         yield from self._follow(ticket, None)
 
     def _follow(self, ticket: Any, folders: tuple[Path, Path] | None) -> Iterator[tuple[Any, ...]]:

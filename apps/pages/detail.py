@@ -29,14 +29,22 @@ class Detail:
             self.facts = gr.HTML("", elem_id=f"{tag}-facts")
             with gr.Accordion("Copy as", open=False, elem_id=f"{tag}-copy"), gr.Tabs():
                 with gr.Tab("Python"):
-                    self.python = gr.Code(language="python", show_label=False, interactive=False, lines=3,
-                                          elem_id=f"{tag}-python")  # fmt: skip
+                    self.python = gr.Code(
+                        language="python", show_label=False, interactive=False, lines=3, elem_id=f"{tag}-python"
+                    )
                 with gr.Tab("Command"):
-                    self.command = gr.Code(language="shell", show_label=False, interactive=False, lines=2,
-                                           elem_id=f"{tag}-command", wrap_lines=True)  # fmt: skip
+                    self.command = gr.Code(
+                        language="shell",
+                        show_label=False,
+                        interactive=False,
+                        lines=2,
+                        elem_id=f"{tag}-command",
+                        wrap_lines=True,
+                    )
                 with gr.Tab("Notebook cell"):
-                    self.cell = gr.Code(language="python", show_label=False, interactive=False, lines=3,
-                                        elem_id=f"{tag}-cell")  # fmt: skip
+                    self.cell = gr.Code(
+                        language="python", show_label=False, interactive=False, lines=3, elem_id=f"{tag}-cell"
+                    )
 
     @property
     def outputs(self) -> list[Any]:

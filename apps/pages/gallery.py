@@ -27,23 +27,50 @@ class Gallery:
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=7, min_width=320):
                 with gr.Row():
-                    self.query = gr.Textbox(label="Search", placeholder="words of the prompt, method, model, date (2026-11-21)",
-                                            elem_id="history-search", scale=4)  # fmt: skip
+                    self.query = gr.Textbox(
+                        label="Search",
+                        placeholder="words of the prompt, method, model, date (2026-11-21)",
+                        elem_id="history-search",
+                        scale=4,
+                    )
                     self.refresh = gr.Button("Refresh", size="sm", scale=0, min_width=90, elem_id="history-refresh")
                 self.line = gr.HTML(empty(*_NOTHING), elem_id="history-line")
-                self.pictures = gr.Gallery(label="Your pictures", visible=False, columns=5, object_fit="cover", allow_preview=False,
-                                           elem_id="history", format="png", buttons=[])  # fmt: skip
+                self.pictures = gr.Gallery(
+                    label="Your pictures",
+                    show_label=False,
+                    visible=False,
+                    columns=5,
+                    object_fit="cover",
+                    allow_preview=False,
+                    elem_id="history",
+                    format="png",
+                    buttons=[],
+                )
                 self.paths = gr.State([])
             with gr.Column(scale=4, min_width=320):
-                self.big = gr.Image(label="Picture", type="filepath", format="png", interactive=False, visible=False,
-                                    elem_id="history-picture", buttons=["download", "fullscreen"])  # fmt: skip
+                self.big = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    format="png",
+                    interactive=False,
+                    visible=False,
+                    elem_id="history-picture",
+                    buttons=["download", "fullscreen"],
+                )
                 self.detail = Detail(desk, "history")
                 with gr.Row(elem_classes=["wb-chips"]):
-                    self.delete = gr.Button("Delete", size="sm", variant="stop", scale=0, visible=False, elem_id="history-delete")
+                    self.delete = gr.Button(
+                        "Delete", size="sm", variant="stop", scale=0, visible=False, elem_id="history-delete"
+                    )
                     self.undo = gr.Button("Undo delete", size="sm", scale=0, visible=False, elem_id="history-undo")
                     self.zip = gr.DownloadButton("Download all as zip", size="sm", scale=0, elem_id="history-zip")
-                self.dropped = gr.File(label="Drop one of our PNGs to restore its settings", file_types=[".png"], type="filepath",
-                                       elem_id="history-drop", height=110)  # fmt: skip
+                self.dropped = gr.File(
+                    label="Drop one of our PNGs to restore its settings",
+                    file_types=[".png"],
+                    type="filepath",
+                    elem_id="history-drop",
+                    height=110,
+                )
                 self.deleted = gr.State([])
 
     def connect(self, tabs: gr.Tabs, tab: gr.Tab) -> None:
@@ -54,11 +81,16 @@ class Gallery:
         self.query.input(self.find, [self.query], listing, trigger_mode="always_last", **quiet)
         shown = [*self.detail.outputs, self.big, self.delete]
         self.pictures.select(self.choose, [self.paths], shown, **quiet)
-        self.delete.click(self.throw, [self.detail.picked, self.deleted, self.query],
-                          [*listing, self.deleted, self.undo, *shown], **quiet)  # fmt: skip
+        self.delete.click(
+            self.throw,
+            [self.detail.picked, self.deleted, self.query],
+            [*listing, self.deleted, self.undo, *shown],
+            **quiet,
+        )
         self.undo.click(self.bring_back, [self.deleted, self.query], [*listing, self.deleted, self.undo], **quiet)
         page = self.generate
-        self.dropped.upload(page.restore, [self.dropped], [*page.outputs, page.roll, page.stage, tabs], **quiet)
+        queued = {**quiet, "queue": True, "concurrency_limit": None}
+        self.dropped.upload(page.restore, [self.dropped], [*page.outputs, page.roll, page.stage, tabs], **queued)
         self.dropped.upload(self.foreign, [self.dropped], [self.line], **quiet)
         self.zip.click(self.pack, [self.paths], [self.zip], show_progress="minimal", api_visibility="private")
 
@@ -80,7 +112,12 @@ class Gallery:
         words = (query or "").lower().split()
         plan = run.plan
         names = [edit.card.name for edit in plan.edits] + ([plan.sampler.card.name] if plan.sampler else [])
-        about = [str(run.report.get("started", ""))[:16], str((run.report.get("model") or {}).get("name", "")), plan.model, *names]
+        about = [
+            str(run.report.get("started", ""))[:16],
+            str((run.report.get("model") or {}).get("name", "")),
+            plan.model,
+            *names,
+        ]
         entries = list(run.report.get("pictures", ()))
         found: list[Path] = []
         for entry, path in zip(entries, run.pictures, strict=True):

@@ -20,7 +20,12 @@ from workbench.runs.shelf import keep_canvas, plan_inside
 
 PAGE = "generate"
 DEFAULT = "default"
-EXAMPLES = ("a cat", "a flat emoji of a red apple on a blue background", "a 3d emoji of a rocket", "an ink emoji of a tree")
+EXAMPLES = (
+    "a cat",
+    "a flat emoji of a red apple on a blue background",
+    "a 3d emoji of a rocket",
+    "an ink emoji of a tree",
+)
 NOTHING_YET = ("No pictures yet", "Write a prompt and press Generate, or Ctrl+Enter.")
 NO_MODEL = (
     "There is no default model here yet: assets/models/emoji-unet is missing. "
@@ -36,16 +41,28 @@ class Generate:
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=340):
                 self._request()
-                self._start_picture()
                 with gr.Accordion("Stack of edits", open=True, elem_id="stack"):
                     self.stack = Stack()
                     self.stack.place(demo)
+                with gr.Accordion("Sampler", open=True):
+                    self.picker = Picker("sampler", "Sampler", "sampler", "diffuse")
+                    self.picker.place(demo)
+                self._start_picture()
                 self._keeping()
             with gr.Column(scale=7, min_width=340, elem_classes=["wb-result"]):
                 start = empty(*NOTHING_YET) if ready else trouble(NO_MODEL)
                 self.stage = gr.HTML(start, elem_id="stage")
-                self.pictures = gr.Gallery(label="Pictures", visible=False, columns=2, object_fit="contain",
-                                           elem_id="pictures", buttons=["download", "fullscreen"], format="png")  # fmt: skip
+                self.pictures = gr.Gallery(
+                    label="Pictures",
+                    show_label=False,
+                    visible=False,
+                    columns=2,
+                    object_fit="contain",
+                    fit_columns=False,
+                    elem_id="pictures",
+                    buttons=["download", "fullscreen"],
+                    format="png",
+                )
                 self.paths = gr.State([])
                 self.detail = Detail(desk, "result")
 
@@ -54,12 +71,18 @@ class Generate:
         with gr.Row(elem_classes=["wb-chips"]):
             for text in EXAMPLES[:1] + EXAMPLES[2:]:
                 gr.Button(text, size="sm", variant="secondary", scale=0).click(
-                    None, None, self.prompt, js=f"() => {text!r}", api_visibility="private")  # fmt: skip
+                    None, None, self.prompt, js=f"() => {text!r}", api_visibility="private"
+                )
         with gr.Row(elem_id="go-row"):
             self.go = gr.Button("Generate", variant="primary", elem_id="go", scale=3)
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", scale=1, visible=False)
-        self.negative = gr.Textbox(label="Negative prompt", lines=1, max_lines=4, elem_id="negative",
-                                   placeholder="what should not be in the picture")  # fmt: skip
+        self.negative = gr.Textbox(
+            label="Negative prompt",
+            lines=1,
+            max_lines=4,
+            elem_id="negative",
+            placeholder="what should not be in the picture",
+        )
         with gr.Row(elem_classes=["wb-seeds"]):
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=110, elem_id="seed")
             self.count = gr.Slider(1, recipes.MOST_COUNT, 1, step=1, label="Pictures", min_width=150, elem_id="count")
@@ -68,46 +91,88 @@ class Generate:
             self.roll = gr.Checkbox(True, label="New seed each time", container=False, elem_id="roll", min_width=150)
             dice = gr.Button("Roll the dice", size="sm", scale=0, elem_id="dice")
             self.reuse = gr.Button("Reuse last seed", size="sm", scale=0, elem_id="reuse")
-        dice.click(None, None, [self.seed, self.roll], js="() => [Math.floor(Math.random() * 4294967296), false]",
-                   api_visibility="private")  # fmt: skip
+        dice.click(
+            None,
+            None,
+            [self.seed, self.roll],
+            js="() => [Math.floor(Math.random() * 4294967296), false]",
+            api_visibility="private",
+        )
         names = [name for name in self.desk.names() if name != "emoji-unet"]
-        self.model = gr.Dropdown([("Default: emoji-unet", DEFAULT), *names], value=DEFAULT, label="Model",
-                                 allow_custom_value=True, elem_id="model",
-                                 info="A name, a folder, a .safetensors file or a hub id (fetched when you generate)")  # fmt: skip
-        with gr.Accordion("Sampler", open=True):
-            self.picker = Picker("sampler", "Sampler", "sampler", "diffuse")
-            self.picker.place(self.demo)
+        self.model = gr.Dropdown(
+            [("Default: emoji-unet", DEFAULT), *names],
+            value=DEFAULT,
+            label="Model",
+            allow_custom_value=True,
+            elem_id="model",
+            info="A name, a folder, a .safetensors file or a hub id (fetched when you generate)",
+        )
 
     def _start_picture(self) -> None:
         with gr.Accordion("Start from a picture", open=False, elem_id="start"):
-            gr.Markdown("Drop a picture to redraw it; paint over what should change to redraw only that. How much "
-                        "changes is the sampler's strength.", elem_classes=["quiet"])  # fmt: skip
+            gr.Markdown(
+                "Drop a picture to redraw it; paint over what should change to redraw only that. How much "
+                "changes is the sampler's strength.",
+                elem_classes=["quiet"],
+            )
             self.canvas = gr.ImageEditor(
-                label="Start picture and mask", type="filepath", sources=["upload", "clipboard"], elem_id="canvas",
-                brush=gr.Brush(default_size=24, colors=["#ff4f8b"], color_mode="fixed"), eraser=gr.Eraser(default_size=24),
-                layers=False, canvas_size=(512, 512), height=420, format="png", transforms=("crop",))  # fmt: skip
-            self.pad = gr.Slider(0, 256, 0, step=8, label="Add a border (px)", elem_id="pad",
-                                 info="Outpaint: the border is drawn anew on every side")  # fmt: skip
+                label="Start picture and mask",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                elem_id="canvas",
+                brush=gr.Brush(default_size=24, colors=["#ff4f8b"], color_mode="fixed"),
+                eraser=gr.Eraser(default_size=24),
+                layers=False,
+                canvas_size=(512, 512),
+                height=420,
+                format="png",
+                transforms=("crop",),
+            )
+            self.pad = gr.Slider(
+                0,
+                256,
+                0,
+                step=8,
+                label="Add a border (px)",
+                elem_id="pad",
+                info="Outpaint: the border is drawn anew on every side",
+            )
 
     def _keeping(self) -> None:
         with gr.Accordion("Presets and link", open=False, elem_id="presets"):
             with gr.Row():
-                self.preset = gr.Dropdown([], label="Preset", elem_id="preset", allow_custom_value=True, scale=3,
-                                          info="Choose one to load it, or write a name to save under")  # fmt: skip
+                self.preset = gr.Dropdown(
+                    [],
+                    label="Preset",
+                    elem_id="preset",
+                    allow_custom_value=True,
+                    scale=3,
+                    info="Choose one to load it, or write a name to save under",
+                )
                 with gr.Column(scale=1, min_width=90):
                     self.save = gr.Button("Save", size="sm", elem_id="preset-save")
                     self.drop = gr.Button("Delete", size="sm", elem_id="preset-drop")
             self.link = gr.Button("Copy a link with these settings", size="sm", elem_id="link")
-            self.link_text = gr.Textbox(label="Link", visible=False, interactive=False, elem_id="link-text",
-                                        buttons=["copy"])  # fmt: skip
+            self.link_text = gr.Textbox(
+                label="Link", visible=False, interactive=False, elem_id="link-text", buttons=["copy"]
+            )
 
     # -- the recipe, to and from the components ------------------------------------------------------------------
 
     @property
     def inputs(self) -> list[Any]:
         """The components that hold the recipe, in the order `gather` takes them."""
-        return [self.prompt, self.negative, self.seed, self.count, self.size, self.model, self.picker.name,
-                self.picker.raws, self.stack.items]  # fmt: skip
+        return [
+            self.prompt,
+            self.negative,
+            self.seed,
+            self.count,
+            self.size,
+            self.model,
+            self.picker.name,
+            self.picker.raws,
+            self.stack.items,
+        ]
 
     @property
     def outputs(self) -> list[Any]:
@@ -126,8 +191,19 @@ class Generate:
         """The components' values from a recipe."""
         now = time.time()
         name = found["sampler"]
-        return [found["prompt"], found["negative"], found["seed"], found["count"], found["size"],
-                found["model"] or DEFAULT, name or gr.skip(), found["raws"], found["stack"], now, now]  # fmt: skip
+        return [
+            found["prompt"],
+            found["negative"],
+            found["seed"],
+            found["count"],
+            found["size"],
+            found["model"] or DEFAULT,
+            name or gr.skip(),
+            found["raws"],
+            found["stack"],
+            now,
+            now,
+        ]
 
     def plan(self, found: recipes.Recipe, canvas: Any = None, pad: Any = 0, folder: Path | None = None) -> Any:
         """The plan of a recipe, with what is on the canvas written into a folder. Raises `AskError`."""
@@ -144,21 +220,54 @@ class Generate:
     def connect(self, tabs: gr.Tabs) -> None:
         """Attach the handlers, once all pages are there."""
         view = [self.stage, self.pictures, self.paths, self.go, self.cancel, self.seed]
-        run = gr.on([self.go.click, self.prompt.submit], self.generate, [*self.inputs, self.roll, self.canvas, self.pad],
-                    view, show_progress="hidden", concurrency_limit=32, trigger_mode="once", api_name="generate")  # fmt: skip
-        run.then(self.detail.first, [self.paths], self.detail.outputs, show_progress="hidden", queue=False,
-                 api_visibility="private")  # fmt: skip
-        again = self.demo.load(self.attach, None, view, show_progress="hidden", concurrency_limit=32,
-                               api_visibility="private")  # fmt: skip
-        again.then(self.detail.first, [self.paths], self.detail.outputs, show_progress="hidden", queue=False,
-                   api_visibility="private")  # fmt: skip
+        run = gr.on(
+            [self.go.click, self.prompt.submit],
+            self.generate,
+            [*self.inputs, self.roll, self.canvas, self.pad],
+            view,
+            show_progress="hidden",
+            concurrency_limit=32,
+            trigger_mode="once",
+            api_name="generate",
+        )
+        run.then(
+            self.detail.first,
+            [self.paths],
+            self.detail.outputs,
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        )
+        again = self.demo.load(
+            self.attach, None, view, show_progress="hidden", concurrency_limit=32, api_visibility="private"
+        )
+        again.then(
+            self.detail.first,
+            [self.paths],
+            self.detail.outputs,
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        )
         self.cancel.click(self.stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
-        self.pictures.select(self.detail.chosen, [self.paths], self.detail.outputs, queue=False, show_progress="hidden",
-                             api_visibility="private")  # fmt: skip
-        self.reuse.click(self.last_seed, [self.paths, self.seed], [self.seed, self.roll], queue=False,
-                         show_progress="hidden", api_visibility="private")  # fmt: skip
+        self.pictures.select(
+            self.detail.chosen,
+            [self.paths],
+            self.detail.outputs,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.reuse.click(
+            self.last_seed,
+            [self.paths, self.seed],
+            [self.seed, self.roll],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
-    def generate(self, *values: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def generate(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw: each step is one yield; the job goes on when the page is closed."""
         *settings, roll, canvas, pad = values
         owner = self.desk.owner(request)
@@ -195,14 +304,24 @@ class Generate:
             yield running(news), gallery, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         paths = [str(path) for path in ticket.drawn]
         words = f"{len(paths)} picture{'s' * (len(paths) != 1)} in {clock(time.monotonic() - ticket.began)}"
-        where = f" · kept in {ticket.drawn[0].parent}" if paths else ""
-        yield (over(News(ticket), words + where), self._gallery(paths), paths, gr.Button(interactive=True),
-               gr.Button(visible=False), gr.skip())  # fmt: skip
+        where = f" · run {ticket.drawn[0].parent.name}" if paths else ""
+        yield (
+            over(News(ticket), words + where),
+            self._gallery(paths),
+            paths,
+            gr.Button(interactive=True),
+            gr.Button(visible=False),
+            gr.skip(),
+        )
 
     @staticmethod
     def _gallery(paths: list[str]) -> Any:
-        return gr.Gallery(paths, visible=bool(paths), columns=1 if len(paths) == 1 else 2 if len(paths) <= 4 else 4,
-                          selected_index=None)  # fmt: skip
+        return gr.Gallery(
+            paths,
+            visible=bool(paths),
+            columns=2 if len(paths) <= 4 else 4,
+            selected_index=None,
+        )
 
     def stop(self, request: gr.Request) -> None:
         """Cancel this browser's job: it ends before its next step."""

@@ -18,7 +18,10 @@ from workbench.runs.execute import run
 
 PAGE = "grid"
 MOST_CELLS = 64
-_START = ("One setting against another", "The Generate page's settings are the middle; choose what varies and press Draw the grid.")
+_START = (
+    "One setting against another",
+    "The Generate page's settings are the middle; choose what varies and press Draw the grid.",
+)
 
 
 class Grid:
@@ -29,37 +32,71 @@ class Grid:
         with gr.Row(elem_classes=["wb-bar-row"]):
             with gr.Column(min_width=280):
                 self.x = gr.Dropdown([("Seed", "seed")], value="seed", label="Across", elem_id="grid-x")
-                self.xs = gr.Textbox("0..2", label="Values across", lines=1, max_lines=6, elem_id="grid-xs",
-                                     info="1, 2, 3 or 1..3; texts one a line")  # fmt: skip
+                self.xs = gr.Textbox(
+                    "0..2",
+                    label="Values across",
+                    lines=1,
+                    max_lines=6,
+                    elem_id="grid-xs",
+                    info="1, 2, 3 or 1..3; texts one a line",
+                )
             with gr.Column(min_width=280):
                 self.y = gr.Dropdown([("Nothing", "")], value="", label="Down", elem_id="grid-y")
-                self.ys = gr.Textbox("", label="Values down", lines=1, max_lines=6, elem_id="grid-ys",
-                                     info="1, 2, 3 or 1..3; texts one a line")  # fmt: skip
+                self.ys = gr.Textbox(
+                    "",
+                    label="Values down",
+                    lines=1,
+                    max_lines=6,
+                    elem_id="grid-ys",
+                    info="1, 2, 3 or 1..3; texts one a line",
+                )
         with gr.Row():
             self.go = gr.Button("Draw the grid", variant="primary", elem_id="grid-go", scale=3)
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="grid-cancel", visible=False, scale=1)
         self.stage = gr.HTML(empty(*_START), elem_id="grid-stage")
-        self.cells = gr.Gallery(label="Grid", visible=False, object_fit="contain", elem_id="grid-cells", format="png",
-                                buttons=["download", "fullscreen"])  # fmt: skip
+        self.cells = gr.Gallery(
+            label="Grid",
+            show_label=False,
+            visible=False,
+            object_fit="contain",
+            fit_columns=False,
+            elem_id="grid-cells",
+            format="png",
+            buttons=["download", "fullscreen"],
+        )
 
     def connect(self) -> None:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         page = self.generate
-        gr.on([page.demo.load, page.stack.version.change, page.picker.name.change], self.choices,
-              [self.x, self.y, *page.inputs], [self.x, self.y], queue=False, **quiet)  # fmt: skip
-        self.go.click(self.draw, [self.x, self.xs, self.y, self.ys, *page.inputs],
-                      [self.stage, self.cells, self.go, self.cancel], concurrency_limit=32, trigger_mode="once", **quiet)  # fmt: skip
+        gr.on(
+            [page.demo.load, page.stack.version.change, page.picker.name.change],
+            self.choices,
+            [self.x, self.y, *page.inputs],
+            [self.x, self.y],
+            queue=False,
+            **quiet,
+        )
+        self.go.click(
+            self.draw,
+            [self.x, self.xs, self.y, self.ys, *page.inputs],
+            [self.stage, self.cells, self.go, self.cancel],
+            concurrency_limit=32,
+            trigger_mode="once",
+            **quiet,
+        )
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
 
     def choices(self, x: str | None, y: str | None, *recipe: Any) -> tuple[Any, Any]:
         """What can be varied now, keeping what was chosen."""
         found = [(entry.label, entry.key) for entry in axes(self.generate.gather(*recipe))]
         keys = [key for _, key in found]
-        return (gr.Dropdown(found, value=x if x in keys else "seed"),
-                gr.Dropdown([("Nothing", ""), *found], value=y if y in keys else ""))  # fmt: skip
+        return (
+            gr.Dropdown(found, value=x if x in keys else "seed"),
+            gr.Dropdown([("Nothing", ""), *found], value=y if y in keys else ""),
+        )
 
-    def draw(self, x: str, xs: str, y: str, ys: str, *recipe: Any, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def draw(self, request: gr.Request, x: str, xs: str, y: str, ys: str, *recipe: Any) -> Iterator[tuple[Any, ...]]:
         """The cells, row by row, as they are finished."""
         owner = self.desk.owner(request)
         try:
@@ -75,7 +112,12 @@ class Grid:
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 3
             return
-        yield running(News(ticket)), gr.Gallery([], visible=False, columns=width), gr.Button(interactive=False), gr.Button(visible=True)
+        yield (
+            running(News(ticket)),
+            gr.Gallery([], visible=False, columns=width),
+            gr.Button(interactive=False),
+            gr.Button(visible=True),
+        )
         count = 0
         for news in self.desk.follow(ticket):
             ticket.drawn[:] = [folder / "0000.png" for folder in folders if (folder / "0000.png").is_file()]
@@ -85,7 +127,12 @@ class Grid:
             count = len(ticket.drawn)
             yield running(news), fresh, gr.skip(), gr.skip()
         words = f"{len(ticket.drawn)} of {len(cells)} cells; each is a run of its own in the gallery."
-        yield over(News(ticket), words), self._gallery(ticket.drawn, cells), gr.Button(interactive=True), gr.Button(visible=False)
+        yield (
+            over(News(ticket), words),
+            self._gallery(ticket.drawn, cells),
+            gr.Button(interactive=True),
+            gr.Button(visible=False),
+        )
 
     def _all(self, plans: list[Plan], folders: list[Path]) -> Any:
         def work(tap: Tap) -> None:
@@ -103,5 +150,3 @@ class Grid:
     def stop(self, request: gr.Request) -> None:
         """Cancel this browser's grid; the finished cells are kept."""
         self.desk.cancel(self.desk.owner(request), PAGE)
-
-

@@ -33,14 +33,18 @@ class Inspect:
         self.desk, self.generate = desk, generate
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=320):
-                self.prompt = gr.Textbox(label="Prompt", lines=2, placeholder="empty: the Generate page's prompt", elem_id="inspect-prompt")
+                self.prompt = gr.Textbox(
+                    label="Prompt", lines=2, placeholder="empty: the Generate page's prompt", elem_id="inspect-prompt"
+                )
                 self.source = gr.Markdown(_OWN, elem_classes=["quiet"])
                 self.base = gr.State(None)
                 with gr.Row(elem_id="inspect-row"):
                     self.go = gr.Button("Look", variant="primary", elem_id="inspect-go", scale=3)
                     self.cancel = gr.Button("Cancel", variant="stop", elem_id="inspect-cancel", visible=False, scale=1)
                 with gr.Row(elem_classes=["wb-chips"]):
-                    self.stacked = gr.Checkbox(True, label="With the stack of edits", container=False, elem_id="inspect-stack")
+                    self.stacked = gr.Checkbox(
+                        True, label="With the stack of edits", container=False, elem_id="inspect-stack"
+                    )
                     self.reset = gr.Button("Use the Generate page's settings", size="sm", scale=0, visible=False)
                 with gr.Accordion("Lens", open=True):
                     self.picker = Picker("lens", "Lens", "lens")
@@ -63,14 +67,27 @@ class Inspect:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         view = [self.stage, self.report, self.version, self.go, self.cancel]
-        gr.on([self.go.click, self.prompt.submit], self.look,
-              [self.prompt, self.stacked, self.base, self.picker.name, self.picker.raws, *self.generate.inputs], view,
-              concurrency_limit=32, trigger_mode="once", **quiet)  # fmt: skip
+        gr.on(
+            [self.go.click, self.prompt.submit],
+            self.look,
+            [self.prompt, self.stacked, self.base, self.picker.name, self.picker.raws, *self.generate.inputs],
+            view,
+            concurrency_limit=32,
+            trigger_mode="once",
+            **quiet,
+        )
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
-        self.reset.click(lambda: (None, _OWN, gr.Button(visible=False)), None, [self.base, self.source, self.reset], queue=False, **quiet)
+        self.reset.click(
+            lambda: (None, _OWN, gr.Button(visible=False)),
+            None,
+            [self.base, self.source, self.reset],
+            queue=False,
+            **quiet,
+        )
 
-    def look(self, prompt: str, stacked: bool, base: Any, name: str, raws: Any, *recipe: Any,
-             request: gr.Request) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    def look(
+        self, request: gr.Request, prompt: str, stacked: bool, base: Any, name: str, raws: Any, *recipe: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Run the lens, step by step, then show its report."""
         try:
             found = {**(base or self.generate.gather(*recipe)), "count": 1}

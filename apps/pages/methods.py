@@ -16,24 +16,42 @@ def methods_page(demo: gr.Blocks) -> None:
     known = catalog()
     with gr.Row():
         query = gr.Textbox(label="Search", placeholder="topic, name, title, paper", elem_id="method-search", scale=3)
-        kind = gr.Radio(["all", "sampler", "edit", "lens", "metric"], value="all", label="Kind", scale=2, elem_id="method-kind")
+        kind = gr.Radio(
+            ["all", "sampler", "edit", "lens", "metric"], value="all", label="Kind", scale=2, elem_id="method-kind"
+        )
     names = gr.State([cls.card.name for cls in known])
-    table = gr.Dataframe(_rows("", "all"), headers=_COLUMNS, datatype="str", interactive=False, wrap=True,
-                         label="Methods", show_label=False, elem_id="method-table")  # fmt: skip
+    table = gr.Dataframe(
+        _rows("", "all"),
+        headers=_COLUMNS,
+        datatype="str",
+        interactive=False,
+        wrap=True,
+        label="Methods",
+        show_label=False,
+        elem_id="method-table",
+    )
     card = gr.State(None)
 
     def search(text: str, wanted: str) -> tuple[list[list[str]], list[str]]:
         rows = _rows(text or "", wanted or "all")
         return rows, [row[1] for row in rows]
 
-    gr.on([query.input, kind.input], search, [query, kind], [table, names], queue=False, show_progress="hidden",
-          trigger_mode="always_last", api_visibility="private")  # fmt: skip
+    gr.on(
+        [query.input, kind.input],
+        search,
+        [query, kind],
+        [table, names],
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
 
     def choose(shown: list[str], event: gr.SelectData) -> str | None:
         row = event.index[0] if isinstance(event.index, list | tuple) else event.index
         return shown[row] if isinstance(row, int) and 0 <= row < len(shown) else None
 
-    table.select(choose, [names], [card], queue=False, show_progress="hidden", api_visibility="private")
+    table.select(choose, [names], [card], concurrency_limit=None, show_progress="hidden", api_visibility="private")
 
     @gr.render([card], triggers=[demo.load, card.change], show_progress="hidden", queue=False)
     def shape(name: str | None) -> None:
@@ -45,13 +63,26 @@ def methods_page(demo: gr.Blocks) -> None:
         gr.Markdown(card_text(cls), elem_id="method-card")
 
     if known.failures:
-        failed = "".join(f"<details><summary>{html.escape(f.name)}</summary><pre>{html.escape(f.trace)}</pre></details>"
-                         for f in known.failures)  # fmt: skip
+        failed = "".join(
+            f"<details><summary>{html.escape(f.name)}</summary><pre>{html.escape(f.trace)}</pre></details>"
+            for f in known.failures
+        )
         gr.HTML(f"<b>Packages whose methods could not be imported</b>{failed}")
 
 
 def _rows(text: str, kind: str) -> list[list[str]]:
     words = text.lower().split()
-    rows = [[cls.topic(), cls.card.name, cls.card.title, cls.kind, cls.card.paper, ", ".join(cls.card.families), cls.card.cost]
-            for cls in catalog() if kind in ("all", cls.kind)]  # fmt: skip
+    rows = [
+        [
+            cls.topic(),
+            cls.card.name,
+            cls.card.title,
+            cls.kind,
+            cls.card.paper,
+            ", ".join(cls.card.families),
+            cls.card.cost,
+        ]
+        for cls in catalog()
+        if kind in ("all", cls.kind)
+    ]
     return [row for row in rows if all(word in " ".join(row).lower() for word in words)]

@@ -107,7 +107,9 @@ def _heat(panel: Heat) -> go.Figure:
     return made
 
 
-def _map(values: Float[np.ndarray, "h w"], ends: tuple[float, float], signed: bool, unit: str, opacity: float) -> go.Heatmap:
+def _map(
+    values: Float[np.ndarray, "h w"], ends: tuple[float, float], signed: bool, unit: str, opacity: float
+) -> go.Heatmap:
     return go.Heatmap(
         z=np.asarray(values, np.float32), zmin=ends[0], zmax=ends[1], colorscale=SIGNED if signed else AMOUNT,
         opacity=opacity, colorbar={"title": {"text": _escape(unit)}, "thickness": 12, "outlinewidth": 0},

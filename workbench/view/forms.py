@@ -121,7 +121,7 @@ def _field(control: Control) -> Field:
 
 def _numeric(control: Control) -> Field:
     low, high = control.low, control.high
-    if low is None or high is None or control.optional or control.required or not 0 < high - low <= 2000:
+    if low is None or high is None or control.optional or control.required or not 0 < high - low <= 200:
         return Field(control, "number", low, high, 1 if control.kind == "integer" else None)
     step = 1.0 if control.kind == "integer" else nice_step(high - low)
     return Field(control, "slider", low + step * control.open_low, high - step * control.open_high, step)

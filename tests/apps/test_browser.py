@@ -1,0 +1,196 @@
+"""The app in Debian's Chromium: what a person does, waiting only on what a person sees.
+
+Skipped with a reason where there is no Chromium (`apt-get install chromium`) or no Playwright.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.apps.conftest import MODEL, Served
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE = 120_000  # ms; a busy two-core machine is slow, a broken page never gets there
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium: apt-get install chromium"),
+]
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any, served: Served) -> Iterator[Open]:
+    """Opens the app in a browser of its own; at the end nothing foreign was asked and nothing went wrong."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+    hosts: set[str] = set()
+
+    def open_page(path: str = "/", width: int = 1280, context: Any = None) -> Any:
+        context = context or chromium.new_context(viewport={"width": width, "height": 900})
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(served.url + path, timeout=PATIENCE)
+        page.locator("#prompt textarea").wait_for()
+        page.locator("#sampler-diffuse-steps input").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert hosts <= {urlsplit(served.url).netloc, ""}
+    assert not [text for text in troubles if "favicon" not in text]
+
+
+def _set_up(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
+    page.locator("#model input").click()
+    page.locator("#model input").fill(MODEL)
+    page.locator("#model input").press("Enter")
+    page.locator("#sampler-diffuse-steps input").fill(str(steps))
+    page.locator("#prompt textarea").fill(prompt)
+
+
+def _draw(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
+    _set_up(page, prompt, steps)
+    page.locator("#go").click()
+    page.locator("#result-facts").get_by_text(prompt, exact=True).wait_for()
+
+
+def _add(page: Any, name: str) -> None:
+    page.locator("#stack-add input").click()
+    page.locator("#stack-add input").fill(name)
+    page.locator("#stack-add [role=option]").first.click()
+    page.locator(".wb-item", has_text=re.compile(name.split("-")[0], re.IGNORECASE)).first.wait_for()
+
+
+def _titles(page: Any) -> list[str]:
+    return [text.strip() for text in page.locator(".wb-item .wb-on").all_inner_texts()]
+
+
+def test_a_prompt_becomes_a_picture_whose_settings_come_back(opened: Open) -> None:
+    page = opened()
+    _draw(page, "a cat in the rain")
+    page.locator("#pictures img").first.wait_for()
+    page.locator("#prompt textarea").fill("something else")
+    page.locator("#result-restore").click()
+    playwright.expect(page.locator("#prompt textarea")).to_have_value("a cat in the rain", timeout=PATIENCE)
+    playwright.expect(page.locator("#sampler-diffuse-steps input")).to_have_value("4", timeout=PATIENCE)
+
+
+def test_cancel_stops_within_a_step(opened: Open) -> None:
+    page = opened()
+    _set_up(page, steps=1000)
+    page.locator("#go").click()
+    page.get_by_text(re.compile(r"Step \d+ of 1000")).wait_for()
+    asked = time.monotonic()
+    page.locator("#cancel").click()
+    page.get_by_text("Stopped", exact=True).wait_for()
+    assert time.monotonic() - asked < 20  # well under what 1000 steps take; the page's own answer is the rest
+    playwright.expect(page.locator("#go")).to_be_enabled(timeout=PATIENCE)
+
+
+def test_escape_cancels_and_control_enter_generates(opened: Open) -> None:
+    page = opened()
+    _set_up(page, steps=1000)
+    page.locator("#prompt textarea").press("Control+Enter")
+    page.get_by_text(re.compile(r"Step \d+ of 1000")).wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("Stopped", exact=True).wait_for()
+
+
+def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
+    page = opened()
+    _add(page, "freeu")
+    _add(page, "cads")
+    first, second = _titles(page)
+    page.locator(".wb-item").nth(1).get_by_role("button", name="Up").click()
+    playwright.expect(page.locator(".wb-item .wb-on").first).to_contain_text(second[3:], timeout=PATIENCE)
+    page.locator(".wb-item").nth(0).get_by_role("button", name="Duplicate").click()
+    playwright.expect(page.locator(".wb-item")).to_have_count(3, timeout=PATIENCE)
+    page.locator(".wb-item").nth(0).get_by_role("button", name="Remove").click()
+    playwright.expect(page.locator(".wb-item")).to_have_count(2, timeout=PATIENCE)
+    assert first[3:] in _titles(page)[1]
+
+
+def test_compare_shows_both_pictures_on_a_slider(opened: Open) -> None:
+    page = opened()
+    _set_up(page)
+    _add(page, "freeu")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-go").click()
+    page.locator("#compare-slider img").first.wait_for()
+    playwright.expect(page.locator("#compare-go")).to_be_enabled(timeout=PATIENCE)
+
+
+def test_a_failed_request_is_one_readable_line_and_the_next_works(opened: Open) -> None:
+    page = opened()
+    _set_up(page)
+    page.locator("#size textarea, #size input").first.fill("13x13")
+    page.locator("#go").click()
+    alert = page.locator("#stage [role=alert]")
+    alert.wait_for()
+    assert "13x13" in alert.inner_text()
+    page.locator("#size textarea, #size input").first.fill("")
+    _draw(page)
+
+
+def test_two_browsers_are_apart_and_a_job_survives_a_reload(opened: Open) -> None:
+    one, two = opened(), opened()
+    _set_up(one, "a secret cat", steps=400)
+    one.locator("#go").click()
+    one.get_by_text(re.compile(r"Step \d+ of 400")).wait_for()
+    one.reload()
+    one.locator("#result-facts").get_by_text("a secret cat").wait_for()
+    two.get_by_role("tab", name="Gallery").click()
+    two.get_by_text("No pictures here").wait_for()
+    assert "a secret cat" not in two.content()
+    one.get_by_role("tab", name="Gallery").click()
+    one.locator("#history img").first.wait_for()
+
+
+def test_a_link_carries_the_settings_and_hostile_texts_stay_texts(opened: Open, served: Served) -> None:
+    from apps.recipe import packed
+    from apps.stack import item
+
+    hostile = "<img src=x onerror=document.title='owned'> ${document.title='owned'} {{x}}"
+    recipe = {"prompt": hostile, "seed": 3, "count": 1, "model": MODEL, "sampler": "diffuse",
+              "raws": {"diffuse": {"steps": 2}}, "stack": [item("freeu")]}  # fmt: skip
+    page = opened(f"/?recipe={packed(recipe)}")
+    playwright.expect(page.locator("#prompt textarea")).to_have_value(hostile, timeout=PATIENCE)
+    page.locator(".wb-item").first.wait_for()
+    page.locator("#go").click()
+    page.locator("#result-facts").get_by_text(hostile).wait_for()
+    assert page.title() == "Diffusion Workbench"
+
+
+def test_the_page_fits_a_phone(opened: Open) -> None:
+    page = opened(width=390)
+    for name in ("Generate", "Compare", "Grid", "Inspect", "Gallery", "Methods"):
+        tab = page.get_by_role("tab", name=name)
+        if not tab.is_visible():
+            page.locator(".overflow-menu button").first.click()
+            tab = page.get_by_role("button", name=name, exact=True)
+        tab.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 391, name
