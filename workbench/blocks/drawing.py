@@ -55,7 +55,10 @@ class Sheet:
         body = icon["body"].replace("currentColor", "#000")
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" '
         png = resvg_py.svg_to_bytes(
-            svg_string=f'{svg}width="{size}" height="{size}">{body}</svg>', width=size, height=size, skip_system_fonts=True
+            svg_string=f'{svg}width="{size}" height="{size}">{body}</svg>',
+            width=size,
+            height=size,
+            skip_system_fonts=True,
         )
         with Image.open(io.BytesIO(bytes(png))) as picture:
             return np.array(picture.convert("RGBA"))
@@ -84,7 +87,7 @@ def place(sprite: Pixels, size: int, left: int, top: int) -> Pixels:
 
 
 def compose(layers: list[Pixels], ground: tuple[int, int, int]) -> tuple[Pixels, list[NDArray[np.float32]]]:
-    """Lay layers RGBA [H, W, 4] over a colour, later ones on top; return RGB [H, W, 3] and each visible coverage [H, W]."""
+    """Lay layers RGBA [H, W, 4] over a colour, later on top: RGB [H, W, 3] and each visible coverage [H, W]."""
     height, width = layers[0].shape[:2]
     picture = np.empty((height, width, 3), np.float32)
     picture[:] = ground

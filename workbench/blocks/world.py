@@ -78,7 +78,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to draw, before it is drawn: labels left to right, style, background, frames (left, top, side) of the canvas."""
+    """What to draw, before it is drawn: labels left to right, style, background, frames (left, top, side)."""
 
     objects: tuple[str, ...]
     style: str
@@ -107,9 +107,7 @@ class World:
         """Read the names and the split; drawings are rasterised when asked for."""
         root = Path(folder) if folder else ASSETS / "world"
         rows = json.loads((root / "objects.json").read_text("utf-8"))
-        things = tuple(
-            Thing(r["name"], r["label"], tuple(r["synonyms"]), r["group"], r["code"]) for r in rows
-        )
+        things = tuple(Thing(r["name"], r["label"], tuple(r["synonyms"]), r["group"], r["code"]) for r in rows)
         split = json.loads((root / "split.json").read_text("utf-8"))
         return cls(root, things, split, json.loads((root / "licences.json").read_text("utf-8")))
 
@@ -189,7 +187,9 @@ class World:
             if plan.style == "ink" and plan.background == "black":
                 sprite = sprite.copy()
                 sprite[..., :3] = 255 - sprite[..., :3]  # black ink on black would be nothing
-            layers.append(place(resize(sprite, max(round(side * size), 1)), size, round(left * size), round(top * size)))
+            layers.append(
+                place(resize(sprite, max(round(side * size), 1)), size, round(left * size), round(top * size))
+            )
         picture, covers = compose(layers, self.backgrounds[plan.background])
         return picture, layers, covers
 

@@ -32,7 +32,7 @@ class JudgeConfig:
 
     objects: tuple[str, ...]
     styles: tuple[str, ...]
-    width: int = 256
+    width: int = 192
 
 
 class Block(nn.Module):
@@ -45,6 +45,7 @@ class Block(nn.Module):
         self.before, self.between = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features [B, width, H, W], or half as high and wide."""
         x = self.enter(x)
         return x + self.second(F.silu(self.between(self.first(F.silu(self.before(x))))))
 

@@ -1,4 +1,4 @@
-"""The recipes that made assets/models: `import_module(RECIPES[name]).train(**settings)` runs one, resuming where it stopped."""
+"""The recipes that made assets/models; `import_module(RECIPES[name]).train(**settings)` runs or resumes one."""
 
 RECIPES: dict[str, str] = {
     "world": "workbench.training.world",

@@ -22,7 +22,7 @@ from workbench.training.unet import FOLDER, assemble
 
 
 def prompts(world: World, seed: int = 128) -> list[dict[str, Any]]:
-    """Choose 128 prompts: 96 seen pairs (every object of the tier once at least), 16 held-out pairs, 16 of two objects."""
+    """Choose 128 prompts: 96 seen pairs (every object of the tier), 16 held-out pairs, 16 of two objects."""
     draw = np.random.default_rng(seed)
     styles = [s for s in world.styles if s not in world.split["held_out_styles"]]
     rows: list[dict[str, Any]] = []
@@ -30,7 +30,9 @@ def prompts(world: World, seed: int = 128) -> list[dict[str, Any]]:
     def add(kind: str, objects: list[str], style: str) -> None:
         ground = str(draw.choice(list(world.backgrounds)))
         said = f"a {style} emoji of {' and '.join('a ' + o for o in objects)} on a {ground} background"
-        rows.append({"prompt": said, "kind": kind, "objects": objects, "style": style, "background": ground, "seed": len(rows)})
+        rows.append(
+            {"prompt": said, "kind": kind, "objects": objects, "style": style, "background": ground, "seed": len(rows)}
+        )
 
     order = [str(o) for o in draw.permutation(world.tier)]
     for index, label in enumerate(order + order[: 96 - len(order)]):
@@ -56,7 +58,9 @@ def fixed(world: World) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def sample(pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], steps: int, scale: float, batch: int = 16) -> Pixels:
+def sample(
+    pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], steps: int, scale: float, batch: int = 16
+) -> Pixels:
     """Draw each row's prompt from its own seed: uint8 [N, H, W, 3]."""
     pipe.set_progress_bar_config(disable=True)
     made = []
@@ -96,8 +100,10 @@ def sheet(pictures: Pixels, columns: int = 16) -> Image.Image:
     return Image.fromarray(np.concatenate(rows, 0))
 
 
-def train(out: str = "", steps: int = 20, scale: float = 4.0, checkpoint: bool = False, threads: int = 2, count: int = 128) -> dict[str, Any]:
-    """Sample the fixed prompts with the shipped family (or the last checkpoint), score them, and write sheet and numbers."""
+def train(
+    out: str = "", steps: int = 20, scale: float = 4.0, checkpoint: bool = False, threads: int = 2, count: int = 128
+) -> dict[str, Any]:
+    """Sample the fixed prompts with the shipped family (or the last checkpoint); write a sheet and numbers."""
     torch.set_num_threads(threads)
     world = World.load()
     rows = fixed(world)[:count]

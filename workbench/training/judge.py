@@ -57,7 +57,7 @@ def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tupl
 
 @torch.no_grad()
 def spoil(pictures: Tensor, generator: torch.Generator, vae: AutoencoderKL | None) -> Tensor:
-    """Blur, grain and re-tint pictures at random; an eighth of them go through the autoencoder with noise on the latents."""
+    """Blur, grain and re-tint pictures at random; an eighth go through the autoencoder, its latents noisy."""
 
     def some(part: float) -> Tensor:
         return torch.rand(len(pictures), 1, 1, 1, generator=generator) < part
@@ -67,7 +67,11 @@ def spoil(pictures: Tensor, generator: torch.Generator, vae: AutoencoderKL | Non
         few = pictures[: len(pictures) // 8]
         with torch.autocast("cpu", torch.bfloat16):
             latents = vae.encode(few).latent_dist.mean
-            noise = 0.3 * torch.rand(len(few), 1, 1, 1, generator=generator) * torch.randn(latents.shape, generator=generator)
+            noise = (
+                0.3
+                * torch.rand(len(few), 1, 1, 1, generator=generator)
+                * torch.randn(latents.shape, generator=generator)
+            )
             made[: len(few)] = vae.decode(latents + noise).sample.float().clamp(-1, 1)
     soft = F.interpolate(F.avg_pool2d(made, 4), scale_factor=4.0, mode="bilinear")
     blend = torch.rand(len(made), 1, 1, 1, generator=generator)
@@ -103,7 +107,9 @@ def measure(model: Judge, world: World, vae: AutoencoderKL | None, count: int = 
             out = [model(part) for part in pictures.split(64)]
             right = torch.cat([v.objects for v in out]).argmax(1) == objects.argmax(1)
             final[f"object_{name}{state}"] = right.float().mean().item()
-            final[f"style_{name}{state}"] = (torch.cat([v.styles for v in out]).argmax(1) == styles).float().mean().item()
+            final[f"style_{name}{state}"] = (
+                (torch.cat([v.styles for v in out]).argmax(1) == styles).float().mean().item()
+            )
             final[f"cells_{name}{state}"] = (torch.cat([v.cells for v in out]).argmax(1) == cells).float().mean().item()
             if name == "tier" and not state:
                 for style in world.styles:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ def keep(name: str, model: nn.Module, optimiser: torch.optim.Optimizer, **number
 
 
 def resume(name: str, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Load the checkpoint of that name where there is one; return its numbers, else an empty dict."""
+    """Load the checkpoint of that name where there is one; return its numbers and optimiser state, or nothing."""
     path = scratch() / f"{name}.safetensors"
     if not path.exists():
         return {}
@@ -88,15 +89,10 @@ def resume(name: str, model: nn.Module, optimiser: torch.optim.Optimizer | None 
     extra = torch.load(path.with_suffix(".pt"), weights_only=True)
     if optimiser is not None:
         optimiser.load_state_dict(extra["optimiser"])
-    return extra["numbers"]
+    return {**extra["numbers"], "optimiser": extra["optimiser"]}
 
 
-def halves(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights in fp16, contiguous, as they ship."""
-    return {k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-
-
-def signed(pictures: list[np.ndarray] | np.ndarray) -> Tensor:
+def signed(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
     """Turn uint8 pictures [B, H, W, 3] into channels-last floats [B, 3, H, W] in -1..1."""
     rows = torch.from_numpy(np.ascontiguousarray(np.stack(list(pictures)))).permute(0, 3, 1, 2)
     return (rows.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

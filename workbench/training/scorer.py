@@ -1,13 +1,15 @@
 """Train the scorer: a small CLIP whose text tower, frozen afterwards, is also the denoiser's text encoder.
 
-The text tower comes first and learns against the truth of scenes (which objects, style, background), which takes minutes where
-pixels would take an hour; the vision tower then learns to agree with it. Each batch holds a scene and its near misses (another style, another background, another object or the other order), and a
-caption counts as true of every scene in the batch that it describes, so that leaving a part out is never punished.
+The text tower comes first and learns against the truth of scenes (which objects, style, background), in minutes where
+pixels would take an hour; the vision tower then learns to agree with it. Each batch holds scenes and their near
+misses (another style, another background, another object or the other order), and a caption counts as true of every
+scene in the batch that it describes, so that leaving a part out is never punished.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from workbench.blocks.world import Plan, World
+from workbench.blocks.world import Jitter, Plan, World
 from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, signed
 
 FOLDER = MODELS / "emoji-scorer"
 WIDTH = 160
+CLOSE = Jitter(single=(0.78, 0.92), shift=0.03, loose=0.08)
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-PLAIN = """a picture of an image photo drawing icon illustration with the in on and or without no not left right side big small
-two three person man woman nude violence blood weapon gun painting style background animal animals food fruit vehicle colour
-color white black red blue green yellow purple pink orange brown gray grey""".split()
+PLAIN = re.findall(
+    r"\w+",
+    """
+    a picture of an image photo drawing icon illustration with the in on and or without no not left right side
+    big small two three person man woman nude violence blood weapon gun painting style background animal animals
+    food fruit vehicle colour color white black red blue green yellow purple pink orange brown gray grey
+    """,
+)
 
 
 def vocabulary(world: World, size: int = 2048) -> CLIPTokenizer:
@@ -173,7 +181,7 @@ def measure(model: CLIPModel, words: CLIPTokenizer, world: World, count: int = 1
 class Truth(nn.Module):
     """Embeds what a scene is made of, and reads the same back from text states: the text tower's teacher."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, width: int = WIDTH) -> None:
         super().__init__()
         self.objects = {label: i for i, label in enumerate(world.concepts)}
         self.sizes = (len(self.objects) + 1, len(self.objects) + 1, len(world.styles), len(world.backgrounds))
@@ -181,7 +189,7 @@ class Truth(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(size, 64) for size in self.sizes)
         self.mix = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, WIDTH))
         # one more class in each: what the caption leaves open
-        self.heads = nn.ModuleList(nn.Linear(WIDTH, size + 1) for size in self.sizes)
+        self.heads = nn.ModuleList(nn.Linear(width, size + 1) for size in self.sizes)
 
     def codes(self, plans: list[Plan]) -> Tensor:
         """Return [B, 4]: left object, right object (or none), style, background."""
@@ -196,28 +204,41 @@ class Truth(nn.Module):
         return self.mix(torch.cat([table(codes[:, i]) for i, table in enumerate(self.tables)], 1))
 
     def reading(self, states: Tensor, codes: Tensor, told: Tensor) -> Tensor:
-        """Cross-entropy of the parts read from mean text states [B, D]; `told` [B, 2] says if style and background are."""
+        """Cross-entropy of the parts read from states [B, D]; `told` [B, 2]: are style and background said."""
         goal = codes.clone()
         for column, size in ((2, self.sizes[2]), (3, self.sizes[3])):
             goal[:, column] = torch.where(told[:, column - 2], goal[:, column], size)
         return sum((F.cross_entropy(head(states), goal[:, i]) for i, head in enumerate(self.heads)), torch.zeros(()))
 
 
-def scenes(world: World, draw: np.random.Generator, groups: int) -> tuple[list[Plan], list[tuple[str, bool, bool]], Tensor]:
+def scenes(
+    world: World,
+    draw: np.random.Generator,
+    groups: int,
+    tier: float = 0.8,
+    two: float = 0.3,
+    jitter: Jitter | None = None,
+) -> tuple[list[Plan], list[tuple[str, bool, bool]], Tensor]:
     """Choose about four scenes a group, their captions, and which caption [row] is true of which scene [column]."""
     plans: list[Plan] = []
     for _ in range(groups):
-        plans += near(world, draw, world.plan(draw, objects=world.tier if draw.random() < 0.8 else None))
+        pool = world.tier if draw.random() < tier else None
+        plans += near(world, draw, world.plan(draw, pool, two=two, jitter=jitter or Jitter()))
     said = [world.say(draw, p.objects, p.style, p.background) for p in plans]
     true = [
-        [p.objects == q.objects and (p.style == q.style or not n) and (p.background == q.background or not g) for q in plans]
+        [
+            p.objects == q.objects and (p.style == q.style or not n) and (p.background == q.background or not g)
+            for q in plans
+        ]
         for p, (_, n, g) in zip(plans, said, strict=True)
     ]
     return plans, said, torch.tensor(true)
 
 
-def train_text(minutes: float = 3, groups: int = 40, lr: float = 1e-3, threads: int = 2, seed: int = 0) -> dict[str, Any]:
-    """Train the text tower against the truth of scenes, until `minutes` are spent, and ship it (vision still untrained)."""
+def train_text(
+    minutes: float = 3, groups: int = 40, lr: float = 1e-3, threads: int = 2, seed: int = 0
+) -> dict[str, Any]:
+    """Train the text tower against the truth of scenes, and ship it with vision still untrained."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world = World.load()
@@ -257,31 +278,38 @@ def train_text(minutes: float = 3, groups: int = 40, lr: float = 1e-3, threads: 
 
 
 def train(minutes: float = 12, groups: int = 16, lr: float = 1e-3, threads: int = 1, seed: int = 0) -> dict[str, Any]:
-    """Train the vision tower to agree with the shipped, frozen text tower, and ship both; resumes until `minutes` are spent."""
+    """Train the vision tower (resuming) to agree with the shipped, frozen text tower, and ship both."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world, words = World.load(), CLIPTokenizer.from_pretrained(FOLDER)
     model = CLIPModel.from_pretrained(FOLDER).float()
     model.text_model.requires_grad_(False)
     model.text_projection.requires_grad_(False)
-    vision = nn.ModuleList([model.vision_model, model.visual_projection])
+    truth = Truth(world, 192)
+    vision = nn.ModuleList([model.vision_model, model.visual_projection, truth.heads])
     optimiser = torch.optim.AdamW(vision.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     past = resume("scorer", vision, optimiser)
     step, clock = past.get("step", 0), Clock(minutes, past.get("seconds", 0.0))
     log = Log({"recipe": "scorer, vision", "groups": groups, "lr": lr, "minutes": minutes}, past.get("curve", []))
     due, generator, samples = every(60), torch.Generator().manual_seed(seed), past.get("samples", 0)
     while clock.part < 1:
-        plans, said, true = scenes(world, np.random.default_rng((seed + 1, step)), groups)
+        plans, said, true = scenes(world, np.random.default_rng((seed + 1, step)), groups, 0.95, 0.2, CLOSE)
         pictures = spoil(signed([world.draw(p)[0] for p in plans]), generator)
         with torch.no_grad():
             texts = model.get_text_features(ids(words, [text for text, _, _ in said])).pooler_output
-            full = [f"a {p.style} emoji of {' and '.join('a ' + o for o in p.objects)} on a {p.background} background" for p in plans]
+            full = [
+                f"a {p.style} emoji of {' and '.join('a ' + o for o in p.objects)} on a {p.background} background"
+                for p in plans
+            ]
             goal = F.normalize(model.get_text_features(ids(words, full)).pooler_output, dim=-1)
         with torch.autocast("cpu", torch.bfloat16):
-            seen = model.get_image_features(pictures).pooler_output
+            states = model.vision_model(pixel_values=pictures).pooler_output
+            seen = model.visual_projection(states)
+        read = truth.reading(states.float(), truth.codes(plans), torch.ones(len(plans), 2, dtype=torch.bool))
         seen = F.normalize(seen.float(), dim=-1)
         # besides the contrast, the vector itself: the whole truth has one, and every sample then teaches all its parts
         error = contrast(20 * F.normalize(texts, dim=-1) @ seen.T, true) + 4 * (1 - (seen * goal).sum(1)).mean()
+        error = error + 0.5 * read
         optimiser.zero_grad()
         error.backward()
         torch.nn.utils.clip_grad_norm_(vision.parameters(), 1.0)
@@ -290,7 +318,8 @@ def train(minutes: float = 12, groups: int = 16, lr: float = 1e-3, threads: int 
         optimiser.step()
         step, samples = step + 1, samples + len(plans)
         if due():
-            log.add(step=step, seconds=clock.seconds, loss=error.item(), likeness=(seen * goal).sum(1).mean().item())
+            likeness = (seen * goal).sum(1).mean().item()
+            log.add(step=step, seconds=clock.seconds, loss=error.item(), reading=read.item(), likeness=likeness)
             keep("scorer", vision, optimiser, step=step, seconds=clock.seconds, samples=samples, curve=log.curve)
     keep("scorer", vision, optimiser, step=step, seconds=clock.seconds, samples=samples, curve=log.curve)
     final = measure(model, words, world)

@@ -1,8 +1,8 @@
 """Train the denoiser of the default family on latents drawn and encoded once, under captions drawn anew at every step.
 
-v-prediction on the scaled-linear schedule with the plain v error: a min-SNR weight for v falls like the SNR towards pure
-noise, which is where the caption decides what is drawn.
-The text tower is the scorer's, frozen, and reaches the denoiser through cross-attention alone.
+v-prediction on the scaled-linear schedule with the plain error: a min-SNR weight for v falls like the signal-to-noise
+ratio towards pure noise, and those are the steps where the caption decides what is drawn. The text tower is the
+scorer's, frozen, and reaches the denoiser through cross-attention alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from workbench.blocks.world import Jitter, Plan, World
@@ -41,11 +41,11 @@ def build() -> UNet2DConditionModel:
         out_channels=8,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(96, 192, 256),
+        block_out_channels=(96, 160, 160),
         layers_per_block=1,
         cross_attention_dim=scorer.WIDTH,
         # diffusers takes the number of heads under this name
-        attention_head_dim=(3, 6, 8),
+        attention_head_dim=(3, 5, 5),
         norm_num_groups=32,
         resnet_time_scale_shift="scale_shift",
     )
@@ -55,7 +55,8 @@ def schedule() -> DPMSolverMultistepScheduler:
     """Return the scheduler that ships: DPM-Solver++ on the schedule of training."""
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        prediction_type="v_prediction", timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        steps_offset=1, timestep_spacing="trailing",
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ class Texts:
 
 
 class Average:
-    """An exponential moving average of a model's weights, updated where workers agree; its memory grows up to `most`."""
+    """An exponential moving average of a model's weights, updated when workers agree; the memory grows up to `most`."""
 
     def __init__(self, model: nn.Module, most: float = 0.97) -> None:
         self.weights, self.most, self.count = {k: v.detach().clone() for k, v in model.state_dict().items()}, most, 0
@@ -137,7 +138,9 @@ class Average:
         torch._foreach_lerp_([self.weights[n] for n in names], [state[n] for n in names], 1 - decay)
 
 
-def error(model: UNet2DConditionModel, clean: Tensor, states: Tensor, bars: Tensor, generator: torch.Generator) -> Tensor:
+def error(
+    model: UNet2DConditionModel, clean: Tensor, states: Tensor, bars: Tensor, generator: torch.Generator
+) -> Tensor:
     """Return the v error of one batch of clean latents [B, 8, 16, 16]."""
     step = torch.randint(0, len(bars), (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -169,8 +172,8 @@ def agree(model: nn.Module, numbers: list[float]) -> list[float]:
 def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
     """Train as one of several processes that average their weights every few seconds (local SGD).
 
-    Processes of one thread each keep their pace on a shared machine, where the threads of one process wait for each other
-    at every operation.
+    Processes of one thread each keep their pace on a shared machine, where threads of one process wait for each
+    other at every operation.
     """
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"] + rank)
@@ -178,13 +181,19 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
         dist.init_process_group("gloo", init_method=f"file://{settings['meet']}", rank=rank, world_size=workers)
     batch, lr, clean = settings["batch"], settings["lr"], Pool(World.load())
     model = build().to(memory_format=torch.channels_last)
+    # the fused attention's backward is slow in bf16 on a CPU; the plain one is the same function
+    model.set_attn_processor(AttnProcessor())
     texts = Texts(CLIPModel.from_pretrained(scorer.FOLDER).float(), CLIPTokenizer.from_pretrained(scorer.FOLDER))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     past = resume("unet", model, optimiser)
     average = Average(model)
     if past:
         average.weights, average.count = load_file(scratch() / "unet-average.safetensors"), past["rounds"]
-    step, samples, clock = past.get("step", 0), past.get("samples", 0), Clock(settings["minutes"], past.get("seconds", 0.0))
+    step, samples, clock = (
+        past.get("step", 0),
+        past.get("samples", 0),
+        Clock(settings["minutes"], past.get("seconds", 0.0)),
+    )
     log = Log({"recipe": "unet", **settings, "jitter": asdict(JITTER), "two": TWO}, past.get("curve", []))
     due, save, meet, over = every(60), every(240), every(settings["every"]), False
     bars, draw = schedule().alphas_cumprod, np.random.default_rng((settings["seed"], rank, step))
@@ -215,7 +224,16 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
             log.add(step=step, samples=samples, seconds=clock.seconds, loss=mean / workers, pool=len(clean.plans))
         if rank == 0 and (save() or over):
             save_file({k: v.contiguous() for k, v in average.weights.items()}, scratch() / "unet-average.safetensors")
-            keep("unet", model, optimiser, step=step, samples=samples, seconds=clock.seconds, rounds=average.count, curve=log.curve)
+            keep(
+                "unet",
+                model,
+                optimiser,
+                step=step,
+                samples=samples,
+                seconds=clock.seconds,
+                rounds=average.count,
+                curve=log.curve,
+            )
     if rank == 0:
         ship(log, step=step, samples=samples, seconds=round(clock.seconds))
 
@@ -223,7 +241,7 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
 def train(
     minutes: float = 64,
     batch: int = 16,
-    lr: float = 8e-4,
+    lr: float = 1e-3,
     tail: float = 0.2,
     workers: int = 2,
     threads: int = 1,
@@ -235,7 +253,15 @@ def train(
     `fill` must have encoded some scenes; `every` is the seconds between two averagings of the workers' weights.
     """
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "threads": threads, "every": every, "seed": seed}
+        settings = {
+            "minutes": minutes,
+            "batch": batch,
+            "lr": lr,
+            "tail": tail,
+            "threads": threads,
+            "every": every,
+            "seed": seed,
+        }
         settings["meet"] = f"{folder}/meet"
         if workers > 1:
             mp.start_processes(work, (workers, settings), workers, start_method="spawn")
@@ -245,7 +271,7 @@ def train(
 
 
 def assemble() -> StableDiffusionPipeline:
-    """Put the averaged weights of the last checkpoint, the scorer's text tower and the autoencoder into one pipeline."""
+    """Put the last averaged weights, the scorer's text tower and the autoencoder into one pipeline."""
     model = build()
     model.load_state_dict(load_file(scratch() / "unet-average.safetensors"))
     clip = CLIPModel.from_pretrained(scorer.FOLDER).float()
@@ -273,7 +299,8 @@ def ship(log: Log | None = None, **spent: float) -> dict[str, Any]:
     scorer.save_words(words, FOLDER / "tokenizer")
     path = FOLDER / "text_encoder" / "model.safetensors"
     with safe_open(path, "pt") as held:
-        prefixed = all(key.startswith("text_model.") for key in held.keys())
+        names = list(held.keys())
+    prefixed = all(name.startswith("text_model.") for name in names)
     if not prefixed:
         save_file({f"text_model.{k}": v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
     for note, text in notes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.blocks.world import World
-from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, scratch, signed
+from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, signed
 
 CHANNELS = (24, 48, 96, 128)
 NOISE = 0.05
@@ -39,7 +40,7 @@ def build() -> AutoencoderKL:
 
 
 def pictures(world: World, seed: int, count: int) -> Tensor:
-    """Draw training pictures [count, 3, 128, 128] in -1..1: three in four of the CPU tier, the others of everything seen."""
+    """Draw training pictures [count, 3, 128, 128] in -1..1: most of the CPU tier, some of all seen."""
     rows = []
     for index in range(count):
         draw = np.random.default_rng((seed, index))
@@ -69,19 +70,21 @@ def measure(model: AutoencoderKL, world: World, count: int = 64) -> dict[str, fl
     return {"psnr": float(-10 * error.log10().mean()), "mean": float(latent.mean()), "deviation": float(latent.std())}
 
 
-def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 2, seed: int = 0) -> dict[str, float]:
-    """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-unet/vae."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    world, model = World.load(), build().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    past = resume("vae", model, optimiser)
-    step, clock = past.get("step", 0), Clock(minutes, past.get("seconds", 0.0))
-    log, due = Log({"recipe": "vae", "batch": batch, "lr": lr, "minutes": minutes}, past.get("curve", [])), every(60)
+def fit(
+    model: AutoencoderKL, world: World, name: str, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
+) -> int:
+    """Train what of the model asks for gradients until the clock is over; return the steps made in all."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    frozen = not model.encoder.conv_in.weight.requires_grad
+    optimiser = torch.optim.AdamW(wanted, lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
+    if past:
+        optimiser.load_state_dict(past["optimiser"])
+    step, due = past.get("step", 0), every(60)
     while clock.part < 1:
         true = pictures(world, seed * 1_000_000 + step, batch)
         with torch.autocast("cpu", torch.bfloat16):
-            latent = model.encode(true).latent_dist.mean
+            with torch.set_grad_enabled(not frozen):
+                latent = model.encode(true).latent_dist.mean
             # a little noise on the latents: the decoder will be given a denoiser's, not the encoder's
             made = model.decode(latent + NOISE * torch.randn_like(latent)).sample
         # differences give gradients of another layout, and convolutions then take a path three times slower
@@ -89,28 +92,57 @@ def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 
         error = loss(made.float(), true, latent.float())
         optimiser.zero_grad()
         error.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(wanted, 1.0)
         for group in optimiser.param_groups:
             group["lr"] = lr * clock.rate(step, 50)
         optimiser.step()
         step += 1
-        if due():
+        if due() or clock.part >= 1:
             log.add(step=step, seconds=clock.seconds, loss=error.item(), l1=F.l1_loss(made.float(), true).item())
-            keep("vae", model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
-    keep("vae", model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
+            keep(name, model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
+    return step
+
+
+def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 2, seed: int = 0) -> dict[str, float]:
+    """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-unet/vae."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    world, model = World.load(), build().to(memory_format=torch.channels_last)
+    past = resume("vae", model)
+    clock = Clock(minutes, past.get("seconds", 0.0))
+    log = Log({"recipe": "vae", "batch": batch, "lr": lr, "minutes": minutes}, past.get("curve", []))
+    step = fit(model, world, "vae", clock, log, batch, lr, seed, past)
     return ship(model, world, log, step=step, samples=step * batch, seconds=round(clock.seconds))
 
 
-def ship(model: AutoencoderKL, world: World, log: Log, **spent: float) -> dict[str, float]:
-    """Measure, set the scaling factor from the latents, and save as fp16."""
+def refine(minutes: float = 15, batch: int = 4, lr: float = 6e-4, threads: int = 1, seed: int = 1) -> dict[str, float]:
+    """Train the shipped decoder alone; the encoder's latents, and so the denoiser, stay valid."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    world, model = World.load(), build()
+    shipped = AutoencoderKL.from_pretrained(MODELS / "emoji-unet" / "vae").float()
+    model.load_state_dict(shipped.state_dict())
+    model.encoder.requires_grad_(False)
+    model.to(memory_format=torch.channels_last)
+    past = resume("vae-decoder", model)
+    clock = Clock(minutes, past.get("seconds", 0.0))
+    before = json.loads((MODELS / "emoji-unet" / "vae" / "training.json").read_text())
+    facts = {"recipe": "vae, decoder refined", "batch": batch, "lr": lr, "minutes": minutes, "encoder": before}
+    log = Log(facts, past.get("curve", []))
+    step = fit(model, world, "vae-decoder", clock, log, batch, lr, seed, past)
+    return ship(model, world, log, shipped.config.scaling_factor, step=step, seconds=round(clock.seconds))
+
+
+def ship(
+    model: AutoencoderKL, world: World, log: Log, scaling: float | None = None, **spent: float
+) -> dict[str, float]:
+    """Measure, set the scaling factor (from the latents, unless given), and save as fp16."""
     final = measure(model, world)
-    model.register_to_config(scaling_factor=round(1 / final["deviation"], 4))
-    folder = MODELS / "emoji-unet" / "vae"
     # a copy in halves: the weights in the checkpoint stay as trained
     small = build()
-    small.register_to_config(scaling_factor=model.config.scaling_factor)
     small.load_state_dict(model.state_dict())
+    small.register_to_config(scaling_factor=scaling or round(1 / final["deviation"], 4))
+    folder = MODELS / "emoji-unet" / "vae"
     small.half().save_pretrained(folder)
     log.write(folder, **final, **spent)
-    (scratch() / "vae.done").write_text("shipped\n")
     return final

@@ -31,10 +31,17 @@ EVERYDAY = (
     "cat face", "dog face", "red apple", "banana", "pizza", "hamburger", "automobile", "rocket", "airplane",
     "bicycle", "sunflower", "house", "red heart", "crown", "guitar",
 )  # fmt: skip
-VAGUE = frozenset(  # tags that say a mood, an occasion or a part rather than the thing
-    "action bestest blush board cabbie caught cheese class close country cover cracked cut decorated decorative diet document "
-    "driving facing family fresh frame frowning glad gross guard headache health hoop horrible job lady list lowered man media "
-    "million moo museum outdoors pay potassium ranch ripe settle shiny showing simple slice strat tooth satisfied yikes".split()
+# tags that say a mood, an occasion or a part rather than the thing
+VAGUE = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        action bestest blush board cabbie caught cheese class close country cover cracked cut decorated
+        decorative diet document driving facing family fresh frame frowning glad gross guard headache health
+        hoop horrible job lady list lowered man media million moo museum outdoors pay potassium ranch ripe
+        settle shiny showing simple slice strat tooth satisfied yikes
+        """,
+    )
 )
 
 
