@@ -3,13 +3,21 @@ import pytest
 from workbench.core.errors import MissingPart
 from workbench.models.hub import choose, fetch
 
-SD = ["README.md", "model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
-      "unet/config.json", "vae/config.json"]  # fmt: skip
+SD = [
+    "README.md",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "unet/config.json",
+    "vae/config.json",
+]
+MODEL = "diffusion_pytorch_model"
 
 
 def test_only_json_text_and_one_set_of_weights_are_taken() -> None:
-    others = ["sd.ckpt", "sd.safetensors", "pipeline.py", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors",
-              "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"]  # fmt: skip
+    others = ["sd.ckpt", "sd.safetensors", "pipeline.py", "safety_checker/model.safetensors"]
+    others += [f"unet/{MODEL}.bin", f"unet/{MODEL}.fp16.safetensors", f"vae/{MODEL}.fp16.safetensors"]
     taken = choose([*SD, *others, "unet/diffusion_pytorch_model.safetensors"])
     weights = {"unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"}
     assert set(taken) == {*SD, *weights} - {"README.md"}

@@ -126,9 +126,12 @@ def assemble(name: str, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
 def _from_file(path: Path, dtype: torch.dtype) -> Any:
     import diffusers
 
-    what = single.detect(path.name, *header(path))
-    folder = single.configuration(what)
+    tensors, meta = header(path)
+    folder = single.configuration(single.detect(path.name, tensors, meta))
     index = read_json(folder / "model_index.json")
+    with part_errors(path):
+        wrong = _beforehand(folder, tensors)
+    _refuse_wrong(path, wrong)
     cls = getattr(diffusers, index["_class_name"])
     with part_errors(path):
         pipe = cls.from_single_file(str(path), config=str(folder), local_files_only=True, torch_dtype=dtype)
@@ -138,6 +141,26 @@ def _from_file(path: Path, dtype: torch.dtype) -> Any:
             empty = [name for name, weight in module.named_parameters() if weight.is_meta]
             _refuse_wrong(path, {"missing": [f"{part}.{name}" for name in empty]})
     return assemble(index["_class_name"], pipe.components, index)
+
+
+def _beforehand(folder: Path, tensors: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """What a single file lacks for network and decoder, and what has another shape, told from its header alone."""
+    import diffusers
+    from diffusers.loaders import single_file_utils as ways
+
+    wrong: dict[str, list[str]] = {"missing": [], "mismatched": []}
+    with torch.device("meta"):
+        there = {name: torch.empty(shape) for name, shape in tensors.items()}
+        for part, cls, way in (
+            ("unet", diffusers.UNet2DConditionModel, ways.convert_ldm_unet_checkpoint),
+            ("vae", diffusers.AutoencoderKL, ways.convert_ldm_vae_checkpoint),
+        ):
+            config = read_json(folder / part / "config.json")
+            found, wanted = way(there, config=config), cls.from_config(config).state_dict()
+            wrong["missing"] += [f"{part}.{name}" for name in wanted if name not in found]
+            both = (name for name in wanted if name in found)
+            wrong["mismatched"] += [f"{part}.{name}" for name in both if found[name].shape != wanted[name].shape]
+    return wrong
 
 
 def _refuse_wrong(place: Path, wrong: Mapping[str, list[str]]) -> None:
