@@ -22,19 +22,23 @@ def content_words(prompt: str) -> tuple[str, ...]:
     return tuple(word for word in every if word not in SMALL) or every
 
 
-def spans(bundle: Bundle, prompt: str, word: str) -> list[list[int]]:
-    """The token positions of each occurrence of a word or phrase in a prompt.
+def find(bundle: Bundle, prompt: str, word: str) -> list[list[int]]:
+    """The token positions of each occurrence of a word or phrase in a prompt, as far as the model reads it.
 
     The word is read alone and its tokens are looked for in those of the prompt, so no tokenizer needs to be known; in
     byte-level BPE a whole word has the same tokens wherever it stands.
-    Raises `AskError` when it does not occur, or stands beyond the tokens that the model reads.
     """
     whole, part = tokens(bundle, prompt), tokens(bundle, word)
-    found = [
+    return [
         list(range(start + 1, start + 1 + len(part)))  # position 0 is the start token
         for start in range(len(whole) - len(part) + 1)
         if part and whole[start : start + len(part)] == part
     ]
+
+
+def spans(bundle: Bundle, prompt: str, word: str) -> list[list[int]]:
+    """The token positions of each occurrence of a word that must occur. Raises `AskError` when it does not."""
+    found = find(bundle, prompt, word)
     if not found:
         raise AskError(
             f"The prompt {prompt[:80]!r} has no word {word!r} among the tokens that {bundle.name} reads. "

@@ -55,6 +55,10 @@ def test_evenness_lies_between_its_ends_and_has_a_line_a_site() -> None:
     assert all(row[2] <= row[1] <= row[3] for row in table.rows)
 
 
+def test_the_tiny_model_gives_this_number_with_seeds_1_and_2() -> None:
+    assert SelfAttention().look(scene()).numbers["evenness"] == pytest.approx(0.891234, rel=1e-3)
+
+
 def test_looking_leaves_the_model_as_it_was() -> None:
     scene().run()  # transformers sets attributes of its own at the first call
     before = fingerprint(tiny_sd())

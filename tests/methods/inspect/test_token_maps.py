@@ -107,6 +107,19 @@ def test_a_word_that_is_not_there_is_refused_before_any_work() -> None:
         TokenMaps(words=("cat",)).look(scene())
 
 
+def test_a_prompt_without_words_is_refused_and_words_out_of_reach_are_left_out() -> None:
+    with pytest.raises(AskError, match="The prompt '' has no words to follow"):
+        TokenMaps().look(scene(ask=Ask(prompts=[""])))
+    long = "cat " + "the " * 80 + "dog"
+    (film,) = films(TokenMaps().look(scene(ask=Ask(prompts=[long]))))
+    assert film.labels == ("cat",)
+
+
+def test_the_tiny_model_gives_these_numbers_with_seeds_1_and_2() -> None:
+    numbers = TokenMaps().look(scene()).numbers
+    assert (numbers["evenness"], numbers["overlap"]) == pytest.approx((0.997625, 0.99581), rel=1e-4)
+
+
 @pytest.mark.parametrize("make", [tiny_sd, tiny_sdxl])
 def test_looking_leaves_the_model_as_it_was(make) -> None:
     scene(make).run()  # transformers sets attributes of its own at the first call

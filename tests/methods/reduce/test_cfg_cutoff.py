@@ -63,6 +63,12 @@ def test_the_whole_run_changes_nothing() -> None:
     assert torch.equal(whole, Scene(tiny_sd(), Diffuse(steps=3, guidance=5.0), (), ASK).run())
 
 
+def test_the_tiny_model_draws_this_number_with_seeds_1_and_2() -> None:
+    sampler = Diffuse(steps=4, guidance=5.0, scheduler="ddim")
+    cut, whole = (Scene(tiny_sd(), sampler, edits, ASK).run().float() for edits in ((CfgCutoff(),), ()))
+    assert (cut - whole).square().mean().sqrt().item() == pytest.approx(1.8343, rel=1e-2)  # in grey levels
+
+
 @torch.no_grad()
 def test_unguided_runs_and_calls_outside_a_run_pass_through() -> None:
     x, t, cond = torch.zeros(4, 4, 8, 8), torch.full((4,), 500), at(3, 4)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from workbench.blocks.denoise import picture_size
 from workbench.blocks.recorder import Recorder, Sums, token_maps
-from workbench.blocks.spans import content_words, spans, tokens
+from workbench.blocks.spans import content_words, find, spans, tokens
 from workbench.core.bundle import Bundle, Site
 from workbench.core.errors import AskError
 from workbench.core.fields import Role
@@ -56,11 +56,7 @@ class TokenMaps(Lens):
     def look(self, scene: Scene) -> Report:
         """A film of word maps over each picture, and how the words share it."""
         sites = cross_sites(scene.bundle)
-        asked = [self.words or content_words(prompt) for prompt in scene.ask.prompts]
-        found = [
-            {word: spans(scene.bundle, prompt, word) for word in names}
-            for prompt, names in zip(scene.ask.prompts, asked, strict=True)
-        ]
+        found = [self._where(scene.bundle, prompt) for prompt in scene.ask.prompts]
         recorder = Recorder(steps=self._within, tape=Sums(ceiling=256 << 20))
         recorder.attention(sites, "maps", token_maps)
         images = scene.run(record=recorder.attach)
@@ -78,6 +74,15 @@ class TokenMaps(Lens):
         table = Table(("prompt", "word", "evenness", "peak over mean"), tuple(rows), "How far each word is spread")
         numbers = {"evenness": float(np.mean([row[2] for row in rows])), "overlap": overlap(films)}
         return Report((*films, table), numbers)
+
+    def _where(self, bundle: Bundle, prompt: str) -> dict[str, list[list[int]]]:
+        """The token positions of the words to follow in a prompt; words beyond the model's reach are left out."""
+        if self.words:
+            return {word: spans(bundle, prompt, word) for word in self.words}
+        found = {word: find(bundle, prompt, word) for word in content_words(prompt)}
+        if not any(found.values()):
+            raise AskError(f"The prompt {prompt[:80]!r} has no words to follow. Ask for something, or name words.")
+        return {word: at for word, at in found.items() if at}
 
     def _gather(self, scene: Scene, recorder: Recorder, sites: tuple[Site, ...]) -> Tensor:
         if not recorder.times:
