@@ -109,7 +109,7 @@ def ours(bundle: Bundle, ask: Ask, scheduler: str, **more: Any) -> torch.Tensor:
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal to 1e-5 of the latents' own spread.
 
-    A random network does not denoise, so the spread stays that of the first noise: 1 for some schedulers, 15 for others.
+    A random network does not denoise, so the spread stays that of the first noise: 1 or, for some schedulers, 15.
     """
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.std())
@@ -278,7 +278,7 @@ def test_what_cannot_be_drawn_is_refused_with_a_way_out(tmp_path: Path, files: A
     Image.new("L", (8, 8)).save(tmp_path / "small.png")
     with pytest.raises(AskError, match=r"The mask is 8x8 and the picture 16x16"):
         draw(bundle, asked("inpaint", files, mask=tmp_path / "small.png"), ignore, Course("ddim", 4, 3.0))
-    with pytest.raises(AskError, match="There is no scheduler 'eular'. There are: ddim"):
+    with pytest.raises(AskError, match=r"There is no scheduler 'eular'. There are: ddim"):
         draw(bundle, Ask(prompts="a cat"), ignore, Course("eular", 4, 3.0))
 
 

@@ -1,4 +1,4 @@
-"""One more method is one file: dropped into a topic, it is in the list, has a card, flags, a place in plans, an effect."""
+"""One more method is one file: dropped into a topic, it is in the list, has a card and flags, and draws."""
 
 import json
 import subprocess

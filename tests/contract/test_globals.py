@@ -53,10 +53,9 @@ def main() -> None:
 
 
 def test_every_method_leaves_the_global_generators_alone() -> None:
-    run = subprocess.run(
-        [sys.executable, __file__], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, __file__]
+    run = subprocess.run(words, cwd=ROOT, env=surroundings, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
 
 

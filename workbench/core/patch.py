@@ -80,7 +80,11 @@ class Patch:
         self.put(self.bundle.seams, "listeners", (*self.bundle.seams.listeners, fn))
 
     def attend(self, site: Site, fn: Attend) -> None:
-        """Send a site's attention through `fn(call) -> output`; several stack, the first one innermost."""
+        """Send a site's attention through `fn(call) -> output`.
+
+        Several stack: the first sees the call first, and its `call.run()` asks the next, so an observer attached last
+        sees the attention that is really computed. Refused under gradient checkpointing, which recomputes unseen.
+        """
         for module in self.bundle.parts[site.part].modules():
             if getattr(module, "gradient_checkpointing", False):
                 raise BundleInUse(f"{site.name}: gradient checkpointing recomputes unseen. Switch it off first.")
