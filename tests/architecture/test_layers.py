@@ -1,5 +1,7 @@
 """Who may import whom: the table in pyproject.toml, checked by import-linter."""
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +44,27 @@ def test_the_table_bites(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     missed = {rule for _, rule in sins.values() if not any(name.startswith(rule) for name in broken)}
     assert not missed
+
+
+def _imports(source: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+
+
+def test_notebooks_stand_on_core_view_and_runs() -> None:
+    """A notebook uses what a reader may use: the public names, and never the app."""
+    for path in sorted((ROOT / "notebooks").glob("*.*")):
+        if path.suffix == ".ipynb":
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            lines = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+            source = "\n".join(
+                line for line in "\n".join(lines).splitlines() if not line.lstrip().startswith(("%", "!"))
+            )
+        elif path.suffix == ".py":
+            source = path.read_text(encoding="utf-8")
+        else:
+            continue
+        ours = {name for name in _imports(source) if name.partition(".")[0] in ("workbench", "apps")}
+        allowed = ("workbench.core.", "workbench.view.", "workbench.runs.")
+        assert not [name for name in ours if name != "workbench" and not name.startswith(allowed)], path
