@@ -119,7 +119,9 @@ def measure(model: Judge, world: World, vae: AutoencoderKL | None, count: int = 
     return {key: round(value, 4) for key, value in final.items()}
 
 
-def train(minutes: float = 15, size: int = 48, lr: float = 1e-3, threads: int = 1, seed: int = 0) -> dict[str, Any]:
+def train(
+    minutes: float = 15, size: int = 48, lr: float = 1e-3, tail: float = 0.4, threads: int = 1, seed: int = 0
+) -> dict[str, Any]:
     """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-judge."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -141,7 +143,7 @@ def train(minutes: float = 15, size: int = 48, lr: float = 1e-3, threads: int = 
         error.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = lr * clock.rate(step, 100)
+            group["lr"] = lr * clock.rate(step, 60, tail)
         optimiser.step()
         step += 1
         if due():

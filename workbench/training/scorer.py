@@ -277,7 +277,9 @@ def train_text(
     return log.curve[-1]
 
 
-def train(minutes: float = 12, groups: int = 16, lr: float = 1e-3, threads: int = 1, seed: int = 0) -> dict[str, Any]:
+def train(
+    minutes: float = 12, groups: int = 12, lr: float = 1e-3, tail: float = 0.4, threads: int = 1, seed: int = 0
+) -> dict[str, Any]:
     """Train the vision tower (resuming) to agree with the shipped, frozen text tower, and ship both."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -314,7 +316,7 @@ def train(minutes: float = 12, groups: int = 16, lr: float = 1e-3, threads: int 
         error.backward()
         torch.nn.utils.clip_grad_norm_(vision.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = lr * clock.rate(step, 100)
+            group["lr"] = lr * clock.rate(step, 60, tail)
         optimiser.step()
         step, samples = step + 1, samples + len(plans)
         if due():
