@@ -21,7 +21,7 @@ from workbench.core.errors import AskError, ResourceError
 from workbench.core.plan import Plan
 from workbench.core.tape import Step
 from workbench.runs.history import Run, list_runs
-from workbench.runs.jobs import Drawn, Job, Jobs, Over, Progress
+from workbench.runs.jobs import Job, Jobs
 from workbench.runs.shelf import model_names
 
 #: Waiting and running jobs of one browser.
@@ -69,23 +69,24 @@ def _small(pixels: Any) -> str:
 
 @dataclass(eq=False)
 class Ticket:
-    """A browser's job with its preview and the pictures drawn so far."""
+    """A browser's job with its preview, the folders it draws into, and the pictures that are there so far."""
 
     job: Job
     preview: Preview
     page: str
-    total: int
+    folders: tuple[Path, ...]
     began: float = field(default_factory=time.monotonic)
-    drawn: list[Path] = field(default_factory=list[Path])
+    drawn: tuple[Path, ...] = ()
+    stopping: bool = False
 
+    def look(self) -> None:
+        """See which pictures are there: they appear whole or not at all."""
+        self.drawn = tuple(path for folder in self.folders for path in sorted(folder.glob("[0-9]*.png")))
 
-@dataclass(frozen=True)
-class News:
-    """What changed: a step of the job, a picture, or its end."""
-
-    ticket: Ticket
-    progress: Progress | None = None
-    over: Over | None = None
+    @property
+    def over(self) -> bool:
+        """Whether the page need not wait: it is over, or is to stop and still loads its model, which nothing stops."""
+        return self.job.over or (self.stopping and self.job.progress is None)
 
 
 class Desk:
@@ -114,49 +115,46 @@ class Desk:
         """A folder for one more run, not made yet."""
         return self.folder(owner) / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
-    def submit(
-        self, owner: str, page: str, work: Any, title: str = "", total: int = 1, out: Path | None = None
-    ) -> Ticket:
-        """Queue a plan or a function of a tap. Raises `ResourceError` when this browser has too many waiting."""
+    def submit(self, owner: str, page: str, work: Any, folders: tuple[Path, ...] = (), title: str = "") -> Ticket:
+        """Queue a plan, or a function of a tap, that draws into folders.
+
+        Raises `ResourceError` when this browser has too many jobs waiting.
+        """
         with self._lock:
             mine = [ticket for ticket in self._tickets.get(owner, []) if not ticket.job.over]
             if len(mine) >= MOST_JOBS:
                 raise ResourceError(f"{MOST_JOBS} of your jobs are waiting already. Cancel some, or wait for them.")
             preview = Preview()
-            job = self.jobs.submit(work, out=out or self.fresh(owner), title=title, watch=preview.watch)
-            ticket = Ticket(job, preview, page, total)
+            out = folders[0] if folders else None
+            job = self.jobs.submit(work, out=out, title=title, watch=preview.watch)
+            ticket = Ticket(job, preview, page, folders)
             self._tickets[owner] = [*mine, ticket]
             return ticket
 
     def current(self, owner: str, page: str) -> Ticket | None:
         """The browser's job on a page that is not over, if any: the newest."""
-        mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.job.over]
+        mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.over]
         return mine[-1] if mine else None
 
     def cancel(self, owner: str, page: str) -> int:
         """Cancel the browser's jobs on a page; how many there were."""
         mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.job.over]
         for ticket in mine:
+            ticket.stopping = True
             ticket.job.cancel()
         return len(mine)
 
-    def follow(self, ticket: Ticket, rhythm: float = 0.08) -> Iterator[News]:
-        """What happens to a job until it is over, at most one step in `rhythm` seconds; pictures are never left out."""
-        last = 0.0
-        for event in ticket.job.events(patience=0.5):
-            now = time.monotonic()
-            match event:
-                case Progress() if now - last >= rhythm:
-                    last = now
-                    yield News(ticket, progress=event)
-                case Drawn(path=path):
-                    if path not in ticket.drawn:
-                        ticket.drawn.append(path)
-                    yield News(ticket, progress=ticket.job.progress)
-                case Over():
-                    yield News(ticket, over=event)
-                case _:
-                    continue
+    def follow(self, ticket: Ticket, rhythm: float = 0.1) -> Iterator[Ticket]:
+        """The ticket whenever something changed, until its job is over, at most once in `rhythm` seconds."""
+        seen: Any = None
+        while not ticket.over:
+            ticket.look()
+            now = (ticket.job.progress, len(ticket.drawn), int(time.monotonic() - ticket.began))
+            if now != seen:
+                seen = now
+                yield ticket
+            ticket.job.wait(rhythm)
+        ticket.look()
 
     def run_plan(self, ticket_plan: Plan) -> Bundle:
         """The model of a plan, for work inside a job."""

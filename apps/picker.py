@@ -86,7 +86,8 @@ class Picker:
                 state.setdefault(cls.card.name, {})[field] = raw
                 return state
 
-            draw(cls, raws.get(name, {}), keep, self.raws, f"{self.tag}-{name}", suggest)
+            with gr.Column(elem_classes=["wb-body"]):
+                draw(cls, raws.get(name, {}), keep, self.raws, f"{self.tag}-{name}", suggest)
             if card:
                 with gr.Accordion(f"About {cls.card.title}", open=False):
                     gr.HTML(card_line(cls))

@@ -58,6 +58,8 @@ def plan(recipe: Mapping[str, Any], image: Path | None = None, mask: Path | None
     count = whole(recipe.get("count", 1), "The number of pictures", 1, MOST_COUNT)
     seed = whole(recipe.get("seed", 0), "The seed", 0, 2**53)
     text = str(recipe.get("prompt") or "").strip()
+    if not text:
+        raise AskError("The prompt is empty. Write what the picture should show.")
     ask = Ask(
         prompts=(text,) * count,
         negatives=str(recipe.get("negative") or ""),

@@ -5,9 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from apps.desk import News, Ticket
+from apps.desk import Ticket
 from apps.panels import empty, trouble
-from workbench.core.plan import Plan
 
 
 def clock(seconds: float) -> str:
@@ -20,36 +19,35 @@ def clock(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
 
 
-def running(news: News, ahead: int = 0) -> str:
+def running(ticket: Ticket, ahead: int = 0) -> str:
     """A job in the queue or at work: its bar, its step, the time left, its unfinished pictures."""
-    ticket, progress = news.ticket, news.progress
+    progress, gone = ticket.job.progress, clock(time.monotonic() - ticket.began)
     if progress is None:
         line = f"Waiting for {ahead} other job{'s' * (ahead != 1)}" if ahead else "Loading the model"
-        return _run(0.0, line, clock(time.monotonic() - ticket.began), ticket)
+        return _run(0.0, line, gone, ticket)
     step = progress.step
-    if ticket.total > 1 and not isinstance(ticket.job.work, Plan):
-        return _pieces(news, step.index + 1, max(step.total, 1))
+    if len(ticket.folders) > 1:
+        return _pieces(ticket, step.index + 1, max(step.total, 1))
     rounds = -(-progress.done // max(step.total, 1))
-    known = progress.total > progress.done or progress.done == progress.total
-    many = progress.done > step.total and progress.total == progress.done
-    share = (step.index + 1) / max(step.total, 1) if many else progress.done / max(progress.total, 1)
+    again = progress.done > step.total and progress.total == progress.done  # a lens that draws more than once
+    share = (step.index + 1) / max(step.total, 1) if again else progress.done / max(progress.total, 1)
     line = f"Step {step.index + 1} of {step.total}"
-    if many:
+    if again:
         line += f", pass {rounds}"
     elif progress.total > step.total:
         line += f", batch {rounds} of {-(-progress.total // step.total)}"
-    left = f"{clock(progress.seconds_left)} left" if progress.seconds_left is not None and known and not many else ""
-    return _run(share, line, left or clock(time.monotonic() - ticket.began), ticket)
+    left = "" if again or progress.seconds_left is None else f"{clock(progress.seconds_left)} left"
+    return _run(share, "Stopping" if ticket.stopping else line, left or gone, ticket)
 
 
-def _pieces(news: News, step: int, steps: int) -> str:
+def _pieces(ticket: Ticket, step: int, steps: int) -> str:
     """A job of several runs: which of them, and the time left by the share that is done."""
-    ticket = news.ticket
-    done = min(len(ticket.drawn), ticket.total - 1)
-    share = (done + step / steps) / ticket.total
+    total = len(ticket.folders)
+    done = min(len(ticket.drawn), total - 1)
+    share = (done + step / steps) / total
     gone = time.monotonic() - ticket.began
     left = f"{clock(gone / share - gone)} left" if share > 0.02 else ""
-    return _run(share, f"Picture {done + 1} of {ticket.total}, step {step} of {steps}", left, ticket)
+    return _run(share, f"Picture {done + 1} of {total}, step {step} of {steps}", left, ticket)
 
 
 def _run(share: float, line: str, right: str, ticket: Ticket) -> str:
@@ -66,13 +64,12 @@ def _run(share: float, line: str, right: str, ticket: Ticket) -> str:
     )
 
 
-def over(news: News, done: str) -> str:
-    """What became of a job: a quiet line when it is done or stopped, a clear one when it failed."""
-    state = news.ticket.job.state
-    if state == "failed":
-        return trouble(news.ticket.job.error)
-    if state == "stopped":
-        kept = len(news.ticket.drawn)
+def over(ticket: Ticket, done: str) -> str:
+    """What became of a job: a quiet line when it is done, what is kept when it stopped, a clear one when it failed."""
+    if ticket.job.state == "failed":
+        return trouble(ticket.job.error)
+    if ticket.stopping or ticket.job.state == "stopped":
+        kept = len(ticket.drawn)
         return empty(
             "Stopped", f"{kept} finished picture{'s' * (kept != 1)} kept." if kept else "Nothing was finished."
         )

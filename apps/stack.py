@@ -103,7 +103,7 @@ class Stack:
                 gr.Warning(str(error))
                 return items, gr.skip(), None
 
-        add.input(
+        add.select(
             append,
             [self.items, add],
             [self.items, self.version, add],

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.desk import Desk, News
+from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
 from apps.show import over, running
@@ -111,12 +111,12 @@ class Compare:
                     "The stack is empty or switched off, so both pictures would be the same. Add an edit first."
                 )
             folders = (self.desk.fresh(owner), self.desk.fresh(owner))
-            ticket = self.desk.submit(owner, PAGE, self._both(plan, folders), "compare", 2)
+            ticket = self.desk.submit(owner, PAGE, self._both(plan, folders), folders, "compare")
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
         yield (
-            running(News(ticket)),
+            running(ticket),
             None,
             None,
             gr.Dataframe(visible=False),
@@ -151,12 +151,12 @@ class Compare:
             def work(tap: Tap) -> Table:
                 return weigh([[Path(left)], [Path(right)]], plan.ask.prompts, ("A", "B"), self.desk.run_plan(plan))
 
-            ticket = self.desk.submit(self.desk.owner(request), PAGE, work, "measure")
+            ticket = self.desk.submit(self.desk.owner(request), PAGE, work, title="measure")
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
         yield (
-            running(News(ticket)),
+            running(ticket),
             gr.skip(),
             gr.skip(),
             gr.skip(),
@@ -165,12 +165,9 @@ class Compare:
         )
         yield from self._follow(ticket, None)
 
-    def _follow(self, ticket: Any, folders: tuple[Path, Path] | None) -> Iterator[tuple[Any, ...]]:
-        for news in self.desk.follow(ticket):
-            if folders is not None:
-                ticket.drawn[:] = [folder / "0000.png" for folder in folders if (folder / "0000.png").is_file()]
-            if news.over is None:
-                yield running(news), *[gr.skip()] * 5
+    def _follow(self, ticket: Ticket, folders: tuple[Path, Path] | None) -> Iterator[tuple[Any, ...]]:
+        for _ in self.desk.follow(ticket):
+            yield running(ticket), *[gr.skip()] * 5
         table: Table | None = ticket.job.result
         pictures = [gr.skip(), gr.skip()]
         if folders is not None:
@@ -183,7 +180,7 @@ class Compare:
             shown = gr.Dataframe({"headers": list(table.columns), "data": cells}, visible=True)
         if table is not None and table.title:
             note += f" {table.title}."
-        yield over(News(ticket), note), *pictures, shown, gr.Button(interactive=True), gr.Button(visible=False)
+        yield over(ticket, note), *pictures, shown, gr.Button(interactive=True), gr.Button(visible=False)
 
     @staticmethod
     def lay(left: str | None, right: str | None) -> Any:

@@ -69,7 +69,7 @@ class Gallery:
                     file_types=[".png"],
                     type="filepath",
                     elem_id="history-drop",
-                    height=110,
+                    height=150,
                 )
                 self.deleted = gr.State([])
 

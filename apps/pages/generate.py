@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from apps import recipe as recipes
-from apps.desk import Desk, News, Ticket
+from apps.desk import Desk, Ticket
 from apps.pages.detail import Detail
 from apps.panels import empty, trouble
 from apps.picker import Picker
@@ -277,7 +277,7 @@ class Generate:
         try:
             folder = self.desk.fresh(owner)
             plan = self.plan(found, canvas, pad, folder)
-            ticket = self.desk.submit(owner, PAGE, plan, plan.ask.prompts[0], len(plan.ask), folder)
+            ticket = self.desk.submit(owner, PAGE, plan, (folder,), plan.ask.prompts[0])
         except WorkbenchError as error:
             yield trouble(str(error)), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
@@ -292,21 +292,20 @@ class Generate:
             yield from self._show(ticket, gr.skip())
 
     def _show(self, ticket: Ticket, seed: Any) -> Iterator[tuple[Any, ...]]:
-        waiting = running(News(ticket), self.desk.jobs.waiting(ticket.job))
+        waiting = running(ticket, self.desk.jobs.waiting(ticket.job))
         yield waiting, gr.Gallery(visible=False), [], gr.Button(interactive=False), gr.Button(visible=True), seed
         count = 0
-        for news in self.desk.follow(ticket):
-            if news.over is not None:
-                break
+        for _ in self.desk.follow(ticket):
             paths = [str(path) for path in ticket.drawn]
             gallery = self._gallery(paths) if len(paths) != count else gr.skip()
             count = len(paths)
-            yield running(news), gallery, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            now = running(ticket, self.desk.jobs.waiting(ticket.job))
+            yield now, gallery, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         paths = [str(path) for path in ticket.drawn]
         words = f"{len(paths)} picture{'s' * (len(paths) != 1)} in {clock(time.monotonic() - ticket.began)}"
         where = f" · run {ticket.drawn[0].parent.name}" if paths else ""
         yield (
-            over(News(ticket), words + where),
+            over(ticket, words + where),
             self._gallery(paths),
             paths,
             gr.Button(interactive=True),

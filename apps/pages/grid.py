@@ -1,13 +1,13 @@
 """Grid: two settings against each other; cells appear one by one, and each is a run of its own that is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from apps.axes import axes, axis, caption, values, varied
-from apps.desk import Desk, News
+from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
 from apps.show import over, running
@@ -108,27 +108,24 @@ class Grid:
                 raise AskError(f"The grid has {len(cells)} cells; {MOST_CELLS} are drawn at most. Give fewer values.")
             plans = [self.generate.plan(varied(base, cell)) for cell in cells]
             folders = [self.desk.fresh(owner) for _ in cells]
-            ticket = self.desk.submit(owner, PAGE, self._all(plans, folders), "grid", len(cells))
+            ticket = self.desk.submit(owner, PAGE, self._all(plans, folders), tuple(folders), "grid")
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 3
             return
         yield (
-            running(News(ticket)),
+            running(ticket),
             gr.Gallery([], visible=False, columns=width),
             gr.Button(interactive=False),
             gr.Button(visible=True),
         )
         count = 0
-        for news in self.desk.follow(ticket):
-            ticket.drawn[:] = [folder / "0000.png" for folder in folders if (folder / "0000.png").is_file()]
-            if news.over is not None:
-                break
+        for _ in self.desk.follow(ticket):
             fresh = gr.skip() if len(ticket.drawn) == count else self._gallery(ticket.drawn, cells)
             count = len(ticket.drawn)
-            yield running(news), fresh, gr.skip(), gr.skip()
+            yield running(ticket), fresh, gr.skip(), gr.skip()
         words = f"{len(ticket.drawn)} of {len(cells)} cells; each is a run of its own in the gallery."
         yield (
-            over(News(ticket), words),
+            over(ticket, words),
             self._gallery(ticket.drawn, cells),
             gr.Button(interactive=True),
             gr.Button(visible=False),
@@ -143,7 +140,7 @@ class Grid:
         return work
 
     @staticmethod
-    def _gallery(drawn: list[Path], cells: list[Any]) -> Any:
+    def _gallery(drawn: Sequence[Path], cells: list[Any]) -> Any:
         shown = [(str(path), caption(cell)) for path, cell in zip(drawn, cells, strict=False)]
         return gr.Gallery(shown, visible=bool(shown), selected_index=None)
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps import recipe as recipes
-from apps.desk import Desk, News
+from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
@@ -100,17 +100,16 @@ class Inspect:
             if not isinstance(lens, Lens):
                 raise AskError(f"{name} is not a lens.")
             plan = self.generate.plan(found)
-            ticket = self.desk.submit(self.desk.owner(request), PAGE, self._work(lens, plan), lens.card.title)
+            ticket = self.desk.submit(self.desk.owner(request), PAGE, self._work(lens, plan), title=lens.card.title)
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 4
             return
-        yield running(News(ticket)), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
-        for news in self.desk.follow(ticket):
-            if news.over is None:
-                yield running(news), *[gr.skip()] * 4
+        yield running(ticket), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
+        for _ in self.desk.follow(ticket):
+            yield running(ticket), *[gr.skip()] * 4
         report = ticket.job.result if ticket.job.state == "done" else None
         words = f"{lens.card.title}: “{plan.ask.prompts[0]}”, seed {plan.ask.seeds[0]}"
-        yield over(News(ticket), words), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
+        yield over(ticket, words), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
 
     def _work(self, lens: Lens, plan: Plan) -> Any:
         def work(tap: Tap) -> Report:

@@ -11,8 +11,9 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate while they are imported is not ours to fix
-    import apps  # noqa: F401
     import gradio  # noqa: F401
+
+    import apps  # noqa: F401
 
 MODEL = "tiny-random"
 

@@ -52,7 +52,8 @@ def test_sizes_are_read(text: str | None, meant: tuple[int, int] | None) -> None
 @pytest.mark.parametrize(
     "change",
     [
-        {"size": "big"}, {"seed": -1}, {"seed": 1.5}, {"seed": float("nan")}, {"count": 0}, {"count": 17}, {"prompt": ""},
+        {"size": "big"}, {"seed": -1}, {"seed": 1.5}, {"seed": float("nan")}, {"count": 0}, {"count": 17},
+        {"prompt": ""},
         {"prompt": "x" * 10_000}, {"sampler": "nothing"}, {"sampler": "freeu"}, {"stack": [item("freeu", {"b1": -5})]},
         {"raws": {"diffuse": {"steps": 0}}},
     ],

@@ -12,8 +12,8 @@ import pytest
 from pydantic import Field
 
 from apps.controls import component
-from apps.panels import draw_panel, empty, number_tiles, trouble
 from apps.pages.methods import _rows
+from apps.panels import draw_panel, empty, number_tiles, trouble
 from apps.picker import choices, shown
 from apps.stack import added
 from apps.studio import build

@@ -1,15 +1,17 @@
 """Models to choose from, requests inside pictures, pictures to start from, the bin."""
 
+import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from workbench.blocks.pictures import open_picture, save_png
 from workbench.core.ask import Ask
-from workbench.core.errors import AskError
+from workbench.core.errors import AskError, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.runs.shelf import (
     facts_inside,
@@ -42,12 +44,10 @@ def test_metadata_that_is_no_plan_is_refused(meta: dict[str, object], tmp_path: 
     path = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(path)
     if meta:
-        from PIL.PngImagePlugin import PngInfo
-
         info = PngInfo()
-        info.add_text("workbench", __import__("json").dumps(meta))
+        info.add_text("workbench", json.dumps(meta))
         Image.fromarray(PIXELS).save(path, pnginfo=info)
-    with pytest.raises(AskError) as caught:
+    with pytest.raises(WorkbenchError) as caught:
         plan_inside(path)
     assert "\n" not in str(caught.value)
 
