@@ -13,7 +13,7 @@ an image does not depend on its batch mates; t is the timestep / 1000. Only cond
 ports offer both). A pooled text vector, where the model has one, is annealed likewise with noise of its own.
 Outside a run nothing changes. Not for one step: gamma(1) = 0 would erase the prompt.
 
-Official numbers: FID 1.70 on ImageNet 256 and 2.31 on ImageNet 512, class-conditional DiT-XL/2 (abstract).
+Official numbers: FID 1.70 on ImageNet 256 and 2.31 on ImageNet 512, class-conditional (abstract).
 
 There is no official code; defaults are those of the common ports for Stable Diffusion with psi at the paper's 1.
 """

@@ -15,7 +15,7 @@ window is two bins a side and holds -1 but not +1. A factor of 1 leaves its part
 Official settings (diffusers' documentation): SD 1.5 b 1.5 1.6, s 0.9 0.2; SD 2.1 b 1.4 1.6, s 0.9 0.2; SDXL b 1.3
 1.4, s 0.9 0.2. The paper reports user preference only.
 
-Licence of the references: FreeU repository, MIT in its first version, S-Lab later (read, not copied), function
+Licence of the references: FreeU repository, S-Lab licence at first and MIT later (read, not copied), function
 `Free_UNetModel.forward`; diffusers, Apache-2.0, function `apply_freeu`.
 """
 

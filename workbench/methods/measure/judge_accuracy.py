@@ -1,7 +1,7 @@
 """Judge accuracy: does a trained judge see the objects and the style that the prompts name?
 
 Paper: the protocol of concept-erasure work, a classifier's accuracy on generated pictures: Gandikota et al. 2023,
-"Erasing Concepts from Diffusion Models", arXiv 2303.07345, table 2 (there with a ResNet-50 on Imagenette classes).
+"Erasing Concepts from Diffusion Models", arXiv 2303.07345 (there with a ResNet-50 on Imagenette classes).
 
 Equations: a picture of k named objects is right when all k are among the judge's k likeliest objects (top-1 for one);
 its style is right when the likeliest style is the named one. value = share of right pictures, with Wilson's interval
