@@ -11,8 +11,8 @@ from workbench.core.errors import AskError
 
 #: Our name -> diffusers' class and the settings that make it what the name says.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # latents are not bounded by 1
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-a": ("EulerAncestralDiscreteScheduler", {}),
     "dpm++": (
@@ -24,16 +24,12 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make(
-    name: str, config: Mapping[str, Any], steps: int, device: torch.device | str = "cpu"
-) -> Any:
+def make(name: str, config: Mapping[str, Any], steps: int, device: torch.device | str = "cpu") -> Any:
     """A fresh scheduler on a model's noise schedule with `steps` timesteps. Raises `AskError` for a name or count."""
     import diffusers
 
     if name not in SCHEDULERS:
-        raise AskError(
-            f"There is no scheduler {name!r}. There are: {', '.join(SCHEDULERS)}."
-        )
+        raise AskError(f"There is no scheduler {name!r}. There are: {', '.join(SCHEDULERS)}.")
     kind, settings = SCHEDULERS[name]
     scheduler = getattr(diffusers, kind).from_config(dict(config), **settings)
     try:
@@ -59,9 +55,7 @@ def advance(
     draws = {"generator": generators} if "generator" in takes else {}
     result = scheduler.step(guided, t, x, **draws, return_dict=True)
     clean = getattr(result, "pred_original_sample", None)
-    return result.prev_sample, clean_latent(
-        scheduler, guided, t, x
-    ) if clean is None else clean
+    return result.prev_sample, clean_latent(scheduler, guided, t, x) if clean is None else clean
 
 
 def clean_latent(scheduler: Any, output: Tensor, t: Tensor, x: Tensor) -> Tensor:

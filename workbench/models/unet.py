@@ -38,9 +38,7 @@ def from_pipeline(
     Raises `UnsupportedFamily` when the pipeline has no UNet.
     """
     if not hasattr(pipe, "unet"):
-        raise UnsupportedFamily(
-            f"{name} is a {type(pipe).__name__}; UNet pipelines are read here: {PIPELINES[0]} ..."
-        )
+        raise UnsupportedFamily(f"{name} is a {type(pipe).__name__}; UNet pipelines are read here: {PIPELINES[0]} ...")
     xl = getattr(pipe, "text_encoder_2", None) is not None
     parts: dict[str, nn.Module] = {"unet": pipe.unet, "vae": pipe.vae}
     for part, module in (
@@ -61,11 +59,8 @@ def from_pipeline(
     )
     device = pipe.unet.device
     facts = {
-        "zero_empty_negative": bool(
-            xl and pipe.config.get("force_zeros_for_empty_prompt", False)
-        ),
-        "inpaint_channels": pipe.unet.config.in_channels
-        > pipe.vae.config.latent_channels,
+        "zero_empty_negative": bool(xl and pipe.config.get("force_zeros_for_empty_prompt", False)),
+        "inpaint_channels": pipe.unet.config.in_channels > pipe.vae.config.latent_channels,
     }
     return Bundle(
         name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,
@@ -87,11 +82,7 @@ def _shapes(pipe: Any) -> Shapes:
     h, w = (side, side) if isinstance(side, int) else side
     width = pipe.unet.config.cross_attention_dim
     width = width if isinstance(width, int) else max(width)
-    tokens = (
-        pipe.tokenizer.model_max_length
-        if pipe.tokenizer is not None
-        else pipe.tokenizer_2.model_max_length
-    )
+    tokens = pipe.tokenizer.model_max_length if pipe.tokenizer is not None else pipe.tokenizer_2.model_max_length
     latent = (pipe.vae.config.latent_channels, h, w)
     return Shapes(latent, (3, h * factor, w * factor), (tokens, width), multiple=factor)
 
@@ -113,11 +104,7 @@ def _reader(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
 
     def read(prompts: Sequence[str]) -> TextStates:
         ids = _ids(tokenizer, prompts, encoder.device)
-        mask = (
-            ids.ne(tokenizer.pad_token_id).long()
-            if getattr(encoder.config, "use_attention_mask", False)
-            else None
-        )
+        mask = ids.ne(tokenizer.pad_token_id).long() if getattr(encoder.config, "use_attention_mask", False) else None
         out = encoder(ids, attention_mask=mask)
         return TextStates(out[0], ids=ids)
 
@@ -151,9 +138,7 @@ def _time_ids(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
     """SDXL's micro-conditioning: original size, no crop, target size, each (height, width)."""
     width, height = size
     states = cond.text.states
-    ids = torch.tensor(
-        [height, width, 0, 0, height, width], dtype=states.dtype, device=states.device
-    )
+    ids = torch.tensor([height, width, 0, 0, height, width], dtype=states.dtype, device=states.device)
     return {"time_ids": ids.expand(len(states), -1)}
 
 
@@ -184,17 +169,13 @@ def _decoder(vae: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _encoder(vae: Any) -> Callable[[Tensor, Sequence[torch.Generator] | None], Tensor]:
-    def encode(
-        pixels: Tensor, generators: Sequence[torch.Generator] | None = None
-    ) -> Tensor:
+    def encode(pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         rows: list[Tensor] = []
         for i, row in enumerate(pixels.to(vae.device, vae.dtype).split(1)):
             out = vae.encode(row)
             if hasattr(out, "latent_dist"):
                 dist = out.latent_dist
-                rows.append(
-                    dist.mode() if generators is None else dist.sample(generators[i])
-                )
+                rows.append(dist.mode() if generators is None else dist.sample(generators[i]))
             else:
                 rows.append(out.latents)
         latents = torch.cat(rows)
@@ -212,9 +193,7 @@ def _moments(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
     if mean is None or std is None:
         return 0.0, 1.0
     shape = (1, -1, 1, 1)
-    return torch.tensor(mean).view(shape).to(like), torch.tensor(std).view(shape).to(
-        like
-    )
+    return torch.tensor(mean).view(shape).to(like), torch.tensor(std).view(shape).to(like)
 
 
 def sites(unet: Any) -> Iterator[Site]:
@@ -242,9 +221,7 @@ def sites(unet: Any) -> Iterator[Site]:
                 continue
             path = paths[id(module)]
             if half == "up":
-                yield Site(
-                    path=path, kind="skip", module=module, split=hidden, **common
-                )
+                yield Site(path=path, kind="skip", module=module, split=hidden, **common)
             yield Site(path=path, kind="residual", module=module, **common)
             for child in ("norm1", "norm2"):
                 yield Site(
@@ -255,11 +232,7 @@ def sites(unet: Any) -> Iterator[Site]:
                 )
             for child in ("conv1", "conv2"):
                 conv = getattr(module, child)
-                handle = {
-                    "up" if child == "conv1" else "down": Handle(
-                        f"unet:{path}.{child}.weight", conv
-                    )
-                }
+                handle = {"up" if child == "conv1" else "down": Handle(f"unet:{path}.{child}.weight", conv)}
                 yield Site(
                     path=f"{path}.{child}",
                     kind="conv",
@@ -286,9 +259,7 @@ def _in_order(stage: Any) -> list[Any]:
     return [m for pair in zip(resnets, attentions, strict=True) for m in pair]
 
 
-def _transformer_sites(
-    block: Any, paths: dict[int, str], common: dict[str, Any]
-) -> Iterator[Site]:
+def _transformer_sites(block: Any, paths: dict[int, str], common: dict[str, Any]) -> Iterator[Site]:
     path = paths[id(block)]
     yield Site(path=path, kind="block", module=block, **common)
     for child in ("attn1", "attn2"):
@@ -298,9 +269,7 @@ def _transformer_sites(
         kind = "cross-attention" if attention.is_cross_attention else "self-attention"
         names = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
         handles = {
-            ours: Handle(
-                f"unet:{path}.{child}.{theirs}.weight", attention.get_submodule(theirs)
-            )
+            ours: Handle(f"unet:{path}.{child}.{theirs}.weight", attention.get_submodule(theirs))
             for ours, theirs in names.items()
         }
         yield Site(

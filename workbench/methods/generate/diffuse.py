@@ -28,9 +28,7 @@ Scheduler = Literal["dpm++", "ddim", "ddpm", "euler", "euler-a", "unipc", "lcm"]
 class Diffuse(Sampler):
     """Draw from noise, from a picture, or inside a mask."""
 
-    card: ClassVar[Card] = Card(
-        "diffuse", "Diffusion", "arXiv 2207.12598", ("unet",), "seconds"
-    )
+    card: ClassVar[Card] = Card("diffuse", "Diffusion", "arXiv 2207.12598", ("unet",), "seconds")
     quick: ClassVar[dict[str, object]] = {"steps": 3, "guidance": 3.0}
 
     scheduler: Scheduler = Field(
