@@ -12,6 +12,7 @@ from tests.tiny import sd_pipe
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError, CheckpointMismatch, MissingPart, ModelError, WorkbenchError
 from workbench.methods.generate.diffuse import Diffuse
+from workbench.models.judge import Judge, JudgeConfig
 from workbench.models.load import licence, load, locate
 from workbench.models.unet import from_pipeline
 
@@ -172,3 +173,27 @@ def test_importing_the_loader_imports_no_model_library() -> None:
     script = "import sys, workbench.models.load; print([m for m in ('diffusers', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@torch.no_grad()
+def test_a_judge_becomes_a_bundle_that_answers_objects_then_styles(tmp_path: Path) -> None:
+    made = Judge(JudgeConfig(("cat", "dog", "car"), ("flat", "ink"), width=64))
+    made.save(tmp_path / "emoji-critic")
+    bundle = load("emoji-critic", models=tmp_path)
+    assert (bundle.family, bundle.about["objects"], bundle.about["styles"]) == (
+        "judge",
+        ["cat", "dog", "car"],
+        ["flat", "ink"],
+    )
+    pixels = torch.rand(2, 3, 128, 128) * 2 - 1
+    seen = Judge.load(tmp_path / "emoji-critic")(pixels)
+    assert torch.equal(bundle.encode(pixels), torch.cat([seen.objects, seen.styles], 1))
+    with pytest.raises(MissingPart, match="draws none"):
+        bundle.read(["a cat"])
+
+
+def test_a_judge_whose_weights_do_not_fit_is_one_line(tmp_path: Path) -> None:
+    Judge(JudgeConfig(("cat",), ("flat",), width=64)).save(tmp_path / "critic")
+    config = tmp_path / "critic" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "objects": ["cat", "dog"]}))
+    fails(tmp_path / "critic", CheckpointMismatch, "critic cannot be read")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,16 @@ def test_a_size_may_be_asked_for(shelf: Path) -> None:
 def test_a_model_without_files_has_no_plain_pipeline() -> None:
     with pytest.raises(UnsupportedFamily, match="was not read from the files"):
         reference(tiny_sd())
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+def test_no_scheduler_clips_latents_whatever_the_folder_was_trained_with(folder: Path, scheduler: str) -> None:
+    """A DPM++ configuration says nothing of clipping, and DDIM and DDPM would clip then."""
+    config = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "v_prediction", "steps_offset": 1}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["diffusers", config["_class_name"]]}))
+    bundle, ask = load(str(folder)), Ask(prompts="the red cat")
+    plain = reference(bundle, scheduler=scheduler, steps=3)(ask)
+    ours = Diffuse(scheduler=scheduler, steps=3).sample(bundle, ask, lambda step: None)
+    assert (plain.int() - ours.int()).abs().max() <= 1

@@ -156,7 +156,8 @@ def _beforehand(folder: Path, tensors: Mapping[str, tuple[int, ...]]) -> dict[st
             ("vae", diffusers.AutoencoderKL, ways.convert_ldm_vae_checkpoint),
         ):
             config = read_json(folder / part / "config.json")
-            found, wanted = way(there, config=config), cls.from_config(config).state_dict()
+            empty: Any = cls.from_config(config)
+            found, wanted = way(there, config=config), empty.state_dict()
             wrong["missing"] += [f"{part}.{name}" for name in wanted if name not in found]
             both = (name for name in wanted if name in found)
             wrong["mismatched"] += [f"{part}.{name}" for name in both if found[name].shape != wanted[name].shape]
