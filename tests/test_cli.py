@@ -22,6 +22,8 @@ Call = Callable[..., tuple[int, str, str]]
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run a command line in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
+    tiny_folder()  # making it prints
+    capsys.readouterr()
 
     def call(*words: str) -> tuple[int, str, str]:
         code = cli.main(list(words))

@@ -16,7 +16,7 @@ RESULT = {
              {"name": "ours", "method": "diffuse", "numbers": {"seconds": 1.5}}]}  # fmt: skip
 
 
-@pytest.mark.parametrize("cls", wb.catalog(), ids=lambda cls: cls.card.name)
+@pytest.mark.parametrize("cls", list(wb.catalog()), ids=lambda cls: cls.card.name)
 def test_every_card_names_each_setting_and_its_command_runs(cls: type) -> None:
     text = card(cls)
     assert text.startswith(f"# {cls.card.title}\n")
