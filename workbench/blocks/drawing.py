@@ -24,7 +24,9 @@ class Sheet:
 
     style: str
     folder: Path
-    _drawn: dict[tuple[str, int], Pixels] = field(default_factory=dict, repr=False, compare=False)
+    _drawn: dict[tuple[str, int], Pixels] = field(
+        default_factory=dict[tuple[str, int], Pixels], repr=False, compare=False
+    )
 
     @cached_property
     def _icons(self) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def compose(layers: list[Pixels], ground: tuple[int, int, int]) -> tuple[Pixels,
     for layer in layers:
         alpha = layer[..., 3].astype(np.float32) / 255
         picture += alpha[..., None] * (layer[..., :3] - picture)
-        covers = [cover * (1 - alpha) for cover in covers] + [alpha]
+        covers = [(cover * (1 - alpha)).astype(np.float32) for cover in covers] + [alpha]
     return np.rint(picture).astype(np.uint8), covers
 
 

@@ -106,7 +106,7 @@ class World:
     def load(cls, folder: str | Path | None = None) -> World:
         """Read the names and the split; drawings are rasterised when asked for."""
         root = Path(folder) if folder else ASSETS / "world"
-        rows = json.loads((root / "objects.json").read_text("utf-8"))
+        rows: list[dict[str, Any]] = json.loads((root / "objects.json").read_text("utf-8"))
         things = tuple(Thing(r["name"], r["label"], tuple(r["synonyms"]), r["group"], r["code"]) for r in rows)
         split = json.loads((root / "split.json").read_text("utf-8"))
         return cls(root, things, split, json.loads((root / "licences.json").read_text("utf-8")))
@@ -121,7 +121,8 @@ class World:
 
     @cached_property
     def _hidden(self) -> frozenset[tuple[str, str]]:
-        return frozenset((label, style) for label, style in self.split["held_out_pairs"])
+        pairs: list[list[str]] = self.split["held_out_pairs"]
+        return frozenset((label, style) for label, style in pairs)
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -169,7 +170,7 @@ class World:
         kept = [t.label for t in self.objects if held_out or t.label not in self.split["held_out_objects"]]
         pool = [self.thing(name).label for name in objects] if objects else kept
         count = 2 if draw.random() < two and len(pool) > 1 else 1
-        chosen = [pool[i] for i in draw.choice(len(pool), count, replace=False)]
+        chosen: list[str] = [pool[int(i)] for i in draw.choice(len(pool), count, replace=False)]
         ways = list(styles or [s for s in self.styles if held_out or s not in self.split["held_out_styles"]])
         open_ways = [s for s in ways if held_out or not any((label, s) in self._hidden for label in chosen)]
         style = (open_ways or ways)[draw.integers(len(open_ways or ways))]
@@ -181,7 +182,7 @@ class World:
 
     def draw(self, plan: Plan, size: int = 128) -> tuple[Pixels, list[Pixels], list[NDArray[np.float32]]]:
         """Draw a plan: picture RGB [size, size, 3], layers RGBA, visible coverages [size, size]."""
-        layers = []
+        layers: list[Pixels] = []
         for label, (left, top, side) in zip(plan.objects, plan.frames, strict=True):
             sprite = self.sprite(label, plan.style, max(BASE, size))
             if plan.style == "ink" and plan.background == "black":
@@ -201,7 +202,7 @@ class World:
         self, draw: np.random.Generator, objects: Sequence[str], style: str, background: str
     ) -> tuple[str, bool, bool]:
         """Return a caption, and whether it names the style and the background."""
-        words = []
+        words: list[str] = []
         for label in objects:
             other = self.synonyms(label)
             words.append(other[draw.integers(len(other))] if other and draw.random() < 0.3 else label)
@@ -228,7 +229,7 @@ class World:
         jitter: Jitter = Jitter(),
     ) -> tuple[Drawing, ...]:
         """Draw scenes that follow from the seed alone; the first k of a longer row are the row of k."""
-        made = []
+        made: list[Drawing] = []
         for index in range(count):
             draw = np.random.default_rng((seed, index))
             plan = self.plan(draw, objects, styles, backgrounds, two, held_out, jitter)
@@ -245,7 +246,7 @@ class World:
 def _frames(draw: np.random.Generator, count: int, jitter: Jitter) -> list[tuple[float, float, float]]:
     """Lay out one object about the centre (or, now and then, small and anywhere), or two side by side."""
     if count == 2:
-        frames = []
+        frames: list[tuple[float, float, float]] = []
         for half in (0.25, 0.75):
             side = draw.uniform(*jitter.pair)
             x, y = half + draw.uniform(-0.01, 0.01), 0.5 + draw.uniform(-1, 1) * jitter.shift

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
 from workbench.blocks.drawing import Pixels
 from workbench.blocks.world import World
 from workbench.core.places import ASSETS
+from workbench.models.judge import Judge
 from workbench.training import scorer
-from workbench.training.loop import signed
+from workbench.training.judge import FOLDER as JUDGE
+from workbench.training.loop import diffusers, signed
 from workbench.training.unet import FOLDER, assemble
 
 
@@ -58,9 +59,7 @@ def fixed(world: World) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def sample(
-    pipe: StableDiffusionPipeline, rows: list[dict[str, Any]], steps: int, scale: float, batch: int = 16
-) -> Pixels:
+def sample(pipe: Any, rows: list[dict[str, Any]], steps: int, scale: float, batch: int = 16) -> Pixels:
     """Draw each row's prompt from its own seed: uint8 [N, H, W, 3]."""
     pipe.set_progress_bar_config(disable=True)
     made = []
@@ -80,6 +79,20 @@ def named(world: World, pictures: Pixels, rows: list[dict[str, Any]]) -> list[di
     return [namer.answers(r["objects"], r["style"], r["background"], v) for r, v in zip(rows, vectors, strict=True)]
 
 
+@torch.no_grad()
+def judged(world: World, pictures: Pixels, rows: list[dict[str, Any]]) -> list[dict[str, bool]]:
+    """Ask the judge, who knows all 738 objects and "none": are the first ones those asked for."""
+    model = Judge.load(JUDGE)
+    verdicts = [model(part) for part in signed(pictures).split(64)]
+    objects, styles = torch.cat([v.objects for v in verdicts]), torch.cat([v.styles for v in verdicts])
+    answers = []
+    for row, found, manner in zip(rows, objects, styles, strict=True):
+        first = {model.config.objects[int(i)] for i in found[:-1].topk(len(row["objects"])).indices}
+        there = first == set(row["objects"]) and int(found.argmax()) != len(model.config.objects)
+        answers.append({"judge object": there, "judge style": world.styles.index(row["style"]) == int(manner.argmax())})
+    return answers
+
+
 def summary(rows: list[dict[str, Any]], answers: list[dict[str, bool]]) -> dict[str, float]:
     """Average the answers over each kind of prompt, and over each style for single objects."""
     table: dict[str, list[bool]] = defaultdict(list)
@@ -87,8 +100,9 @@ def summary(rows: list[dict[str, Any]], answers: list[dict[str, bool]]) -> dict[
         for part, right in answer.items():
             table[f"{row['kind']} {part}"].append(right)
         if row["kind"] == "seen":
-            table[f"{row['style']} object"].append(answer["object"])
-            table[f"{row['style']} style"].append(answer["style"])
+            for part in ("object", "style", "judge object", "judge style"):
+                if part in answer:
+                    table[f"{row['style']} {part}"].append(answer[part])
     return {key: round(float(np.mean(values)), 4) for key, values in table.items()}
 
 
@@ -107,9 +121,16 @@ def train(
     torch.set_num_threads(threads)
     world = World.load()
     rows = fixed(world)[:count]
-    pipe = assemble() if checkpoint else StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipe = (
+        assemble()
+        if checkpoint
+        else diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    )
     pictures = sample(pipe, rows, steps, scale)
-    numbers = {"steps": steps, "scale": scale, "count": len(rows), **summary(rows, named(world, pictures, rows))}
+    answers = named(world, pictures, rows)
+    if (JUDGE / "config.json").exists():
+        answers = [{**a, **b} for a, b in zip(answers, judged(world, pictures, rows), strict=True)]
+    numbers = {"steps": steps, "scale": scale, "count": len(rows), **summary(rows, answers)}
     if out:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.models.judge import GRID, Judge, JudgeConfig, Verdict
-from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, signed
+from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, signed
 
 FOLDER = MODELS / "emoji-judge"
 JITTER = Jitter(single=(0.6, 0.95), shift=0.06, loose=0.2)
@@ -56,7 +55,7 @@ def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tupl
 
 
 @torch.no_grad()
-def spoil(pictures: Tensor, generator: torch.Generator, vae: AutoencoderKL | None) -> Tensor:
+def spoil(pictures: Tensor, generator: torch.Generator, vae: Any) -> Tensor:
     """Blur, grain and re-tint pictures at random; an eighth go through the autoencoder, its latents noisy."""
 
     def some(part: float) -> Tensor:
@@ -93,7 +92,7 @@ def loss(made: Verdict, true: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def measure(model: Judge, world: World, vae: AutoencoderKL | None, count: int = 384) -> dict[str, Any]:
+def measure(model: Judge, world: World, vae: Any, count: int = 384) -> dict[str, Any]:
     """Name object, style and cells of fixed drawings of the tier: clean, spoilt, per style; and of all 738 objects."""
     model.eval()
     generator, final = torch.Generator().manual_seed(3), {}
@@ -126,11 +125,14 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world = World.load()
-    model = Judge(JudgeConfig(world.concepts, world.styles)).to(memory_format=torch.channels_last)
+    model: Any = Judge(JudgeConfig(world.concepts, world.styles))
+    model.to(memory_format=torch.channels_last)
     folder = MODELS / "emoji-unet" / "vae"
-    vae = AutoencoderKL.from_pretrained(folder).float().eval() if (folder / "config.json").exists() else None
+    vae = diffusers.AutoencoderKL.from_pretrained(folder).float().eval() if (folder / "config.json").exists() else None
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     past = resume("judge", model, optimiser)
+    if not past and (FOLDER / "model.safetensors").exists():
+        model.load_state_dict(Judge.load(FOLDER).state_dict())
     step, clock = past.get("step", 0), Clock(minutes, past.get("seconds", 0.0))
     log = Log({"recipe": "judge", "batch": size, "lr": lr, "minutes": minutes}, past.get("curve", []))
     due, generator = every(60), torch.Generator().manual_seed(seed)

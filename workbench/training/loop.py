@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from workbench.core.places import ASSETS, CACHE
+
+# diffusers exports its classes in a way that type checkers do not follow
+diffusers: Any = import_module("diffusers")
 
 MODELS = ASSETS / "models"
 

@@ -38,7 +38,7 @@ PLAIN = re.findall(
 )
 
 
-def vocabulary(world: World, size: int = 2048) -> CLIPTokenizer:
+def vocabulary(world: World, size: int = 2048) -> Any:
     """Learn a byte-level BPE of at most `size` tokens from captions, labels and synonyms."""
     draw = np.random.default_rng(0)
     lines = list(PLAIN) * 40
@@ -63,10 +63,11 @@ def vocabulary(world: World, size: int = 2048) -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][: size - len(tokens) - 2]
     tokens += list(dict.fromkeys("".join(pair) for pair in merges))
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=77)
+    kind: Any = CLIPTokenizer
+    return kind(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=77)
 
 
-def save_words(words: CLIPTokenizer, folder: Path) -> None:
+def save_words(words: Any, folder: Path) -> None:
     """Write the tokenizer with vocab.json and merges.txt beside it, which older readers need."""
     words.save_pretrained(folder)
     model = json.loads(words.backend_tokenizer.to_str())["model"]
@@ -75,7 +76,7 @@ def save_words(words: CLIPTokenizer, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *rows]) + "\n", encoding="utf-8")
 
 
-def build(words: CLIPTokenizer) -> CLIPModel:
+def build(words: Any) -> Any:
     """Make an untrained CLIP: text 160 wide, 4 layers; vision a ViT on 128 px, patches of 16."""
     marks = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     text = {
@@ -117,7 +118,7 @@ def contrast(logits: Tensor, truth: Tensor) -> Tensor:
     return (rows + columns) / 2
 
 
-def ids(words: CLIPTokenizer, texts: list[str]) -> Tensor:
+def ids(words: Any, texts: list[str]) -> Tensor:
     """Return token ids [B, L], padded with the end mark to the longest."""
     return words(texts, padding=True, truncation=True, return_tensors="pt").input_ids
 
@@ -125,7 +126,7 @@ def ids(words: CLIPTokenizer, texts: list[str]) -> Tensor:
 class Namer:
     """Names the parts of pictures by comparing them with captions that differ in one part; captions are read once."""
 
-    def __init__(self, model: CLIPModel, words: CLIPTokenizer, world: World) -> None:
+    def __init__(self, model: Any, words: Any, world: World) -> None:
         self.model, self.words, self.world = model, words, world
         self.styles = [s for s in world.styles if s not in world.split["held_out_styles"]]
         self.known: dict[str, Tensor] = {}
@@ -160,7 +161,7 @@ class Namer:
         }
 
 
-def measure(model: CLIPModel, words: CLIPTokenizer, world: World, count: int = 192) -> dict[str, Any]:
+def measure(model: Any, words: Any, world: World, count: int = 192) -> dict[str, Any]:
     """Name the parts of fixed true drawings of one object; top-1, also per style, and with the bare words "a cat"."""
     model.eval()
     draw, namer = np.random.default_rng(77), Namer(model, words, world)
@@ -284,7 +285,7 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world, words = World.load(), CLIPTokenizer.from_pretrained(FOLDER)
-    model = CLIPModel.from_pretrained(FOLDER).float()
+    model: Any = CLIPModel.from_pretrained(FOLDER).float()
     model.text_model.requires_grad_(False)
     model.text_projection.requires_grad_(False)
     truth = Truth(world, 192)
@@ -330,7 +331,7 @@ def train(
     return final
 
 
-def ship(model: CLIPModel, words: CLIPTokenizer) -> None:
+def ship(model: Any, words: Any) -> None:
     """Save the CLIP folder in fp16, with the tokenizer and a processor whose pictures are -1..1."""
     small = CLIPModel(model.config)
     small.load_state_dict(model.state_dict())

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import torch.multiprocessing.spawn as mp
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,7 +24,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.training import scorer
-from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, scratch, signed
+from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, scratch, signed
 
 FOLDER = MODELS / "emoji-unet"
 TWO = 0.2
@@ -33,9 +32,9 @@ JITTER = Jitter(single=(0.8, 0.9), shift=0.02, loose=0.06)
 CHUNK = 500
 
 
-def build() -> UNet2DConditionModel:
+def build() -> Any:
     """Make an untrained denoiser for 16x16 latents: cross-attention at 16x16, 8x8 and in the middle, heads 32 wide."""
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=16,
         in_channels=8,
         out_channels=8,
@@ -51,9 +50,9 @@ def build() -> UNet2DConditionModel:
     )
 
 
-def schedule() -> DPMSolverMultistepScheduler:
+def schedule() -> Any:
     """Return the scheduler that ships: DPM-Solver++ on the schedule of training."""
-    return DPMSolverMultistepScheduler(
+    return diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         steps_offset=1, timestep_spacing="trailing",
@@ -72,7 +71,9 @@ def fill(scenes: int = 16000, seed: int = 7, threads: int = 1) -> int:
     torch.set_num_threads(threads)
     world, folder = World.load(), scratch() / f"pool-{seed}"
     folder.mkdir(exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(FOLDER / "vae").float().eval().to(memory_format=torch.channels_last)
+    vae: Any = (
+        diffusers.AutoencoderKL.from_pretrained(FOLDER / "vae").float().eval().to(memory_format=torch.channels_last)
+    )
     plans = planned(world, seed, scenes)
     for first in range(0, scenes, CHUNK):
         path = folder / f"{first:06d}.safetensors"
@@ -107,7 +108,7 @@ class Pool:
 class Texts:
     """Text states by caption, computed once each, exactly as StableDiffusionPipeline computes them."""
 
-    def __init__(self, clip: CLIPModel, words: CLIPTokenizer) -> None:
+    def __init__(self, clip: Any, words: Any) -> None:
         self.tower, self.words = clip.text_model.eval(), words
         self.known: dict[str, Tensor] = {}
 
@@ -134,13 +135,12 @@ class Average:
         """Move towards the model."""
         self.count += 1
         decay = min(self.most, self.count / (6 + self.count))
-        state, names = model.state_dict(), list(self.weights)
-        torch._foreach_lerp_([self.weights[n] for n in names], [state[n] for n in names], 1 - decay)
+        state = model.state_dict()
+        for name, mine in self.weights.items():
+            mine.lerp_(state[name], 1 - decay)
 
 
-def error(
-    model: UNet2DConditionModel, clean: Tensor, states: Tensor, bars: Tensor, generator: torch.Generator
-) -> Tensor:
+def error(model: Any, clean: Tensor, states: Tensor, bars: Tensor, generator: torch.Generator) -> Tensor:
     """Return the v error of one batch of clean latents [B, 8, 16, 16]."""
     step = torch.randint(0, len(bars), (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -169,6 +169,22 @@ def agree(model: nn.Module, numbers: list[float]) -> list[float]:
     return flat[start:].tolist()
 
 
+def begin(model: Any, optimiser: torch.optim.Optimizer) -> tuple[Average, dict[str, Any]]:
+    """Go on from the last checkpoint; where there is none, from the shipped weights; else from nothing."""
+    past = resume("unet", model, optimiser)
+    shipped = FOLDER / "unet"
+    if past:
+        average = Average(model)
+        average.weights, average.count = load_file(scratch() / "unet-average.safetensors"), past["rounds"]
+        return average, past
+    if (shipped / "training.json").exists():
+        notes = json.loads((shipped / "training.json").read_text("utf-8"))
+        weights = load_file(shipped / "diffusion_pytorch_model.safetensors")
+        model.load_state_dict({key: value.float() for key, value in weights.items()})
+        past = {**notes["final"], "curve": notes["curve"]}
+    return Average(model), past
+
+
 def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
     """Train as one of several processes that average their weights every few seconds (local SGD).
 
@@ -185,15 +201,9 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
     model.set_attn_processor(AttnProcessor())
     texts = Texts(CLIPModel.from_pretrained(scorer.FOLDER).float(), CLIPTokenizer.from_pretrained(scorer.FOLDER))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    past = resume("unet", model, optimiser)
-    average = Average(model)
-    if past:
-        average.weights, average.count = load_file(scratch() / "unet-average.safetensors"), past["rounds"]
-    step, samples, clock = (
-        past.get("step", 0),
-        past.get("samples", 0),
-        Clock(settings["minutes"], past.get("seconds", 0.0)),
-    )
+    average, past = begin(model, optimiser)
+    step, samples = past.get("step", 0), past.get("samples", 0)
+    clock = Clock(settings["minutes"], past.get("seconds", 0.0))
     log = Log({"recipe": "unet", **settings, "jitter": asdict(JITTER), "two": TWO}, past.get("curve", []))
     due, save, meet, over = every(60), every(240), every(settings["every"]), False
     bars, draw = schedule().alphas_cumprod, np.random.default_rng((settings["seed"], rank, step))
@@ -223,17 +233,9 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
         if rank == 0 and due():
             log.add(step=step, samples=samples, seconds=clock.seconds, loss=mean / workers, pool=len(clean.plans))
         if rank == 0 and (save() or over):
+            numbers = {"step": step, "samples": samples, "seconds": clock.seconds, "curve": log.curve}
             save_file({k: v.contiguous() for k, v in average.weights.items()}, scratch() / "unet-average.safetensors")
-            keep(
-                "unet",
-                model,
-                optimiser,
-                step=step,
-                samples=samples,
-                seconds=clock.seconds,
-                rounds=average.count,
-                curve=log.curve,
-            )
+            keep("unet", model, optimiser, rounds=average.count, **numbers)
     if rank == 0:
         ship(log, step=step, samples=samples, seconds=round(clock.seconds))
 
@@ -248,8 +250,9 @@ def train(
     every: float = 8,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Train until `minutes` are spent in all (resuming), then ship the averaged weights to assets/models/emoji-unet.
+    """Train until `minutes` are spent in all, then ship the averaged weights to assets/models/emoji-unet.
 
+    It goes on from the last checkpoint, or from the shipped weights; without either it starts from nothing.
     `fill` must have encoded some scenes; `every` is the seconds between two averagings of the workers' weights.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -270,16 +273,16 @@ def train(
     return json.loads((FOLDER / "unet" / "training.json").read_text())["final"]
 
 
-def assemble() -> StableDiffusionPipeline:
+def assemble() -> Any:
     """Put the last averaged weights, the scorer's text tower and the autoencoder into one pipeline."""
     model = build()
     model.load_state_dict(load_file(scratch() / "unet-average.safetensors"))
-    clip = CLIPModel.from_pretrained(scorer.FOLDER).float()
-    tower = CLIPTextModel(clip.config.text_config)
+    clip: Any = CLIPModel.from_pretrained(scorer.FOLDER).float()
+    tower: Any = CLIPTextModel(clip.config.text_config)
     tower.load_state_dict(clip.text_model.state_dict() if not hasattr(tower, "text_model") else
                           {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()})  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(FOLDER / "vae"),
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(FOLDER / "vae"),
         text_encoder=tower,
         tokenizer=CLIPTokenizer.from_pretrained(scorer.FOLDER),
         unet=model,

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.blocks.world import World
-from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, signed
+from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, signed
 
 CHANNELS = (24, 48, 96, 128)
 NOISE = 0.05
 
 
-def build() -> AutoencoderKL:
-    """Make an untrained autoencoder, narrow at full resolution, where a CPU spends its time."""
-    model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=CHANNELS,
-        layers_per_block=1,
-        latent_channels=8,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        sample_size=128,
-    )
+SHAPE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": CHANNELS,
+    "layers_per_block": 1,
+    "latent_channels": 8,
+    "norm_num_groups": 8,
+    "mid_block_add_attention": False,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 128,
+}
+
+
+def build() -> Any:
+    """Make an untrained AutoencoderKL, narrow at full resolution, where a CPU spends its time."""
+    model: Any = diffusers.AutoencoderKL(**SHAPE)
     # the spread of the posterior is not learned: it is the noise the decoder is trained with
     with torch.no_grad():
         model.encoder.conv_out.weight[8:] = 0
@@ -59,7 +62,7 @@ def loss(made: Tensor, true: Tensor, latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(model: AutoencoderKL, world: World, count: int = 64) -> dict[str, float]:
+def measure(model: Any, world: World, count: int = 64) -> dict[str, float]:
     """Return PSNR in dB over fixed scenes of the CPU tier, and the latents' mean and deviation."""
     model.eval()
     true = signed([d.picture for d in world.scenes(10_000, count, objects=world.tier)])
@@ -71,7 +74,7 @@ def measure(model: AutoencoderKL, world: World, count: int = 64) -> dict[str, fl
 
 
 def fit(
-    model: AutoencoderKL, world: World, name: str, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
+    model: Any, world: World, name: str, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
 ) -> int:
     """Train what of the model asks for gradients until the clock is over; return the steps made in all."""
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -120,7 +123,7 @@ def refine(minutes: float = 15, batch: int = 4, lr: float = 6e-4, threads: int =
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world, model = World.load(), build()
-    shipped = AutoencoderKL.from_pretrained(MODELS / "emoji-unet" / "vae").float()
+    shipped: Any = diffusers.AutoencoderKL.from_pretrained(MODELS / "emoji-unet" / "vae").float()
     model.load_state_dict(shipped.state_dict())
     model.encoder.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
@@ -133,9 +136,7 @@ def refine(minutes: float = 15, batch: int = 4, lr: float = 6e-4, threads: int =
     return ship(model, world, log, shipped.config.scaling_factor, step=step, seconds=round(clock.seconds))
 
 
-def ship(
-    model: AutoencoderKL, world: World, log: Log, scaling: float | None = None, **spent: float
-) -> dict[str, float]:
+def ship(model: Any, world: World, log: Log, scaling: float | None = None, **spent: float) -> dict[str, float]:
     """Measure, set the scaling factor (from the latents, unless given), and save as fp16."""
     final = measure(model, world)
     # a copy in halves: the weights in the checkpoint stay as trained
