@@ -61,7 +61,6 @@ CSS = """
 .wb-chips{align-items:center}
 .wb-chips button.stop{background:transparent!important;color:#d13438!important}
 .dark .wb-chips button.stop{color:#ff8a8a!important}
-#history-picture{min-height:220px}
 .quiet,.quiet p{color:var(--body-text-color-subdued);font-size:.875rem}
 .mono textarea{font-family:var(--font-mono);font-size:.85rem}
 footer{opacity:.7}
@@ -97,7 +96,8 @@ span[data-testid="block-info"]{font-weight:500}
 .wb-tools>button{flex:0 0 auto!important;width:auto!important;min-width:max-content!important}
 .wb-item>.styler,.wb-item .styler{background:var(--block-background-fill)!important;gap:0!important}
 .wb-item-head .wb-on{border:0!important;background:transparent!important;padding:4px 0!important}
-.wb-body>.form{display:grid!important;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:0;border:0}
+.wb-body>.form{display:grid!important;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:0;border:0;
+ background:transparent!important}
 .wb-body>.form>*{border:0!important}
 .wb-body{gap:4px!important}
 .wb-tool{padding:2px 8px!important;font-size:.78rem!important;font-weight:400!important;min-width:0!important;
@@ -125,7 +125,7 @@ span[data-testid="block-info"]{font-weight:500}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{max-height:none;min-height:0;height:auto}
 #pictures .grid-container,#history .grid-container,#grid-cells .grid-container{grid-auto-rows:auto}
 #compare-left img,#compare-right img,#history-picture img{width:100%;height:100%;object-fit:contain}
-#compare-table *,#method-table *{font-family:var(--font)!important}
+.gradio-container table,.gradio-container table *{font-family:var(--font)!important}
 :focus-visible{outline:2px solid var(--slider-color)!important;outline-offset:1px}
 
 @media (max-width:760px){

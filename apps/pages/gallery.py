@@ -55,6 +55,7 @@ class Gallery:
                     interactive=False,
                     visible=False,
                     elem_id="history-picture",
+                    height=320,
                     buttons=["download", "fullscreen"],
                 )
                 self.detail = Detail(desk, "history")

@@ -79,14 +79,15 @@ def _draw(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
 
 
 def _add(page: Any, name: str) -> None:
+    count = page.locator(".wb-item-head").count()
     page.locator("#stack-add input").click()
     page.locator("#stack-add input").fill(name)
-    page.locator("#stack-add [role=option]").first.click()
-    page.locator(".wb-item", has_text=re.compile(name.split("-")[0], re.IGNORECASE)).first.wait_for()
+    page.locator("#stack-add [role=option]", has_text=f"({name})").first.click()
+    playwright.expect(page.locator(".wb-item-head")).to_have_count(count + 1, timeout=PATIENCE)
 
 
 def _titles(page: Any) -> list[str]:
-    return [text.strip() for text in page.locator(".wb-item .wb-on").all_inner_texts()]
+    return [text.strip().split("\n")[0] for text in page.locator(".wb-item-head").all_inner_texts()]
 
 
 def test_a_prompt_becomes_a_picture_whose_settings_come_back(opened: Open) -> None:
@@ -125,12 +126,13 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     _add(page, "freeu")
     _add(page, "cads")
     first, second = _titles(page)
-    page.locator(".wb-item").nth(1).get_by_role("button", name="Up").click()
-    playwright.expect(page.locator(".wb-item .wb-on").first).to_contain_text(second[3:], timeout=PATIENCE)
-    page.locator(".wb-item").nth(0).get_by_role("button", name="Duplicate").click()
-    playwright.expect(page.locator(".wb-item")).to_have_count(3, timeout=PATIENCE)
-    page.locator(".wb-item").nth(0).get_by_role("button", name="Remove").click()
-    playwright.expect(page.locator(".wb-item")).to_have_count(2, timeout=PATIENCE)
+    heads = page.locator(".wb-item-head")
+    heads.nth(1).get_by_role("button", name="Up").click()
+    playwright.expect(heads.nth(0)).to_contain_text(second[3:], timeout=PATIENCE)
+    heads.nth(0).get_by_role("button", name="Duplicate").click()
+    playwright.expect(heads).to_have_count(3, timeout=PATIENCE)
+    heads.nth(0).get_by_role("button", name="Remove").click()
+    playwright.expect(heads).to_have_count(2, timeout=PATIENCE)
     assert first[3:] in _titles(page)[1]
 
 
@@ -179,7 +181,7 @@ def test_a_link_carries_the_settings_and_hostile_texts_stay_texts(opened: Open, 
               "raws": {"diffuse": {"steps": 2}}, "stack": [item("freeu")]}  # fmt: skip
     page = opened(f"/?recipe={packed(recipe)}")
     playwright.expect(page.locator("#prompt textarea")).to_have_value(hostile, timeout=PATIENCE)
-    page.locator(".wb-item").first.wait_for()
+    page.locator(".wb-item-head").first.wait_for()
     page.locator("#go").click()
     page.locator("#result-facts").get_by_text(hostile).wait_for()
     assert page.title() == "Diffusion Workbench"
