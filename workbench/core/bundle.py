@@ -64,10 +64,11 @@ class Condition:
     def rows(self, index: Sequence[int]) -> "Condition":
         """The condition of some rows, in this order."""
         at = torch.as_tensor(list(index), device=self.text.states.device)
-        pick = {name: None if value is None else value[at] for name, value in vars(self.text).items()}
+        text = self.text
+        more = (None if value is None else value[at] for value in (text.pooled, text.mask, text.ids))
         return replace(
             self,
-            text=TextStates(**pick),
+            text=TextStates(text.states[at], *more),
             seeds=tuple(self.seeds[i] for i in index),
             roles=tuple(self.roles[i] for i in index),
             extra={name: value[at] for name, value in self.extra.items()},

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class Delta:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with kind and text in its metadata."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
         save_file(
@@ -97,11 +97,13 @@ class Delta:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(path, "pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            opened: Any = safe_open(path, "pt")
+            with opened as file:
+                meta: dict[str, str] = file.metadata() or {}
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointMismatch(f"{path.name} is not a readable safetensors file ({error}).") from None
         if meta.get("kind") not in ("none", "weights", "masks", "rows"):
             raise CheckpointMismatch(f"{path.name} is not a delta of ours: its metadata names no kind.")
-        return cls(meta["kind"], tensors, json.loads(meta.get("text", "{}")))
+        kind: Any = meta["kind"]
+        return cls(kind, tensors, json.loads(meta.get("text", "{}")))

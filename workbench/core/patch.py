@@ -1,10 +1,10 @@
 """The only thing that writes to a model: an undo journal on one ExitStack."""
 
 import hashlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Patch:
         """
         if isinstance(owner, nn.Module):
             self._refuse(owner)
-            old = owner._parameters.get(name)
+            old = _parameters(owner).get(name)
             if old is not None and isinstance(value, nn.Parameter):
                 for other, alias in self._aliases(old):
                     if (other, alias) != (owner, name):
@@ -121,7 +121,7 @@ class Patch:
     def _aliases(self, old: Tensor) -> Iterator[tuple[nn.Module, str]]:
         for part in self.bundle.parts.values():
             for module in part.modules():
-                for name, value in module._parameters.items():
+                for name, value in _parameters(module).items():
                     if value is old:
                         yield module, name
 
@@ -160,6 +160,10 @@ def _stores(owner: object) -> dict[str, MutableMapping[str, Any]]:
     return {"__dict__": plain, **{name: plain[name] for name in _STORES}}
 
 
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    return vars(module)["_parameters"]
+
+
 def _target(owner: object, name: str, value: object, slot: str | None) -> str:
     if not isinstance(owner, nn.Module):
         return "__dict__"
@@ -187,7 +191,7 @@ def _reorder(store: MutableMapping[str, Any], order: list[str]) -> None:
 def _refuse(module: nn.Module) -> None:
     if getattr(module, "_hf_hook", None) is not None:
         raise BundleInUse(f"{type(module).__name__} is offloaded by accelerate. Load the model without offload.")
-    if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
         raise BundleInUse(f"{type(module).__name__} is compiled. Patch first, compile afterwards.")
 
 
@@ -216,7 +220,8 @@ def fingerprint(bundle: Bundle, *, deep: bool = False) -> dict[str, object]:
     """
     print_: dict[str, object] = {f"seam {name}": _held(value) for name, value in vars(bundle.seams).items()}
     for part, root in bundle.parts.items():
-        for path, module in root.named_modules(remove_duplicate=False):
+        modules = cast(Iterator[tuple[str, nn.Module]], root.named_modules(remove_duplicate=False))
+        for path, module in modules:
             plain = vars(module)
             stores = {name: tuple((key, *_mark(value, deep)) for key, value in plain[name].items()) for name in _STORES}
             rest = tuple((key, *_held(value)) for key, value in sorted(plain.items()) if key not in _STORES)
@@ -244,13 +249,12 @@ def _digest(value: Tensor) -> str:
 
 def _held(value: Any) -> tuple[object, ...]:
     """A plain attribute and what it holds at first hand: a list's items, a processor's settings."""
+    pin = _Pin(value)
     if isinstance(value, Tensor | nn.Module | type) or callable(getattr(value, "__func__", None)):
-        return (_Pin(value),)
+        return (pin,)
+    inside: Iterable[Any] = sorted(getattr(value, "__dict__", {}).items())
     if isinstance(value, dict):
-        return (
-            _Pin(value),
-            *((_Pin(key) if not isinstance(key, str | int) else key, _Pin(item)) for key, item in value.items()),
-        )
-    if isinstance(value, list | tuple | set | frozenset):
-        return (_Pin(value), *(_Pin(item) for item in value))
-    return (_Pin(value), *((key, _Pin(item)) for key, item in sorted(getattr(value, "__dict__", {}).items())))
+        inside = cast(dict[Any, Any], value).items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside = enumerate(cast(Iterable[Any], value))
+    return (pin, *((key if isinstance(key, str | int) else _Pin(key), _Pin(item)) for key, item in inside))

@@ -1,7 +1,7 @@
 """A whole request as JSON: model, sampler, edits, lenses, metrics and what to draw."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,13 +36,13 @@ class Plan(BaseModel):
     def from_json(cls, text: str | bytes) -> "Plan":
         """A plan from JSON text. Raises `AskError` for anything that is not one."""
         try:
-            data = json.loads(text)
+            data: Any = json.loads(text)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AskError(f"The plan is not JSON ({error}). Take one from a run's folder: plan.json.") from None
         if not isinstance(data, dict):
             raise AskError('The plan is not a JSON object. It should look like {"ask": {"prompts": ["a cat"]}}.')
         try:
-            return cls(**data)
+            return cls(**cast(dict[str, Any], data))
         except AskError:
             raise
         except ValueError as error:
@@ -51,4 +51,5 @@ class Plan(BaseModel):
 
     def but(self, **changes: object) -> "Plan":
         """A validated copy with some values changed."""
-        return type(self)(**{**dict(self), **changes})
+        values: dict[str, Any] = {**dict(self), **changes}
+        return type(self)(**values)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ Record = Callable[[Patch], None]
 
 
 @contextmanager
-def using(bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None) -> Iterator[Bundle]:
+def using(
+    bundle: Bundle, *edits: "Edit", tap: Tap = ignore, record: Record | None = None
+) -> Generator[Bundle, None, None]:
     """The bundle with edits in force, in order: each is fitted on the model as the ones before it left it.
 
     Fitted deltas come from the bundle's store where it has them. `record` may add observers after the edits. On the
