@@ -26,6 +26,11 @@ class Served(NamedTuple):
     root: Path
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Gradio leaves the event loops of its blocks to the garbage collector, which is at work when the session ends."""
+    config.addinivalue_line("filterwarnings", "ignore:unclosed (event loop|<socket):ResourceWarning")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
