@@ -77,7 +77,7 @@ def measure(ways: Mapping[str, Way], repeats: int, device: torch.device) -> list
     numbers: dict[str, list[Mapping[str, float]]] = {name: [] for name in ways}
     peaks: dict[str, int] = dict.fromkeys(ways, 0)
     for turn in range(repeats + 1):
-        order = list(ways) if turn % 2 else list(reversed(ways))  # neither always goes first
+        order = list(ways) if turn % 2 else list(ways)[::-1]  # neither always goes first
         for name in order:
             with peak(device) as most:
                 began = time.perf_counter()

@@ -62,8 +62,8 @@ def tame(value: Any) -> Any:
         return {str(key): tame(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [tame(part) for part in value]
-    if hasattr(value, "item"):
-        value = value.item()
+    item = getattr(value, "item", None)
+    value = value if item is None else item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

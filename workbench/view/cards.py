@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.core.catalog import catalog
 from workbench.core.fields import Control, controls
-from workbench.core.method import Method
+from workbench.core.method import Method, Metric
 from workbench.core.places import ASSETS
 
 START, END = "<!-- methods -->", "<!-- /methods -->"
@@ -37,8 +37,8 @@ def card(
     if cls.neutral is not None:
         values = ", ".join(f"`{name}={json.dumps(value)}`" for name, value in cls.neutral.items())
         parts.append(f"With {values} nothing changes, bit for bit.")
-    if getattr(cls, "unit", ""):
-        parts.append(f"Unit: {cls.unit}; {getattr(cls, 'better', 'higher')} is better.")
+    if issubclass(cls, Metric) and cls.unit:
+        parts.append(f"Unit: {cls.unit}; {cls.better} is better.")
     parts += ["## Paper, equations, differences", f"```text\n{_module_doc(cls)}\n```"]
     measured = _measured(about.name, benchmarks, digests or {})
     if measured:

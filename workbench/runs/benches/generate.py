@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping
+from typing import cast
 
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle
 from workbench.core.catalog import method
+from workbench.core.method import Sampler
 from workbench.models.reference import reference
 from workbench.runs.bench import Options, Way, timed_seams
 from workbench.runs.verbs import load, sample
@@ -17,7 +19,7 @@ def bench(options: Options) -> tuple[Bundle, dict[str, Way]]:
     """Plain pipeline, our loop, and our loop drawing four at once; shares of the time in network and decoder."""
     device = "cuda" if options.tier == "gpu" else "cpu"
     bundle = load(options.model, models=options.models, device=device, dtype=options.dtype)
-    sampler = method("diffuse", steps=options.steps)
+    sampler = cast(Sampler, method("diffuse", steps=options.steps))
     settings = {"steps": options.steps, "guidance": 5.0, "pictures": 1}
     plain = reference(bundle, steps=options.steps, guidance=settings["guidance"])
 
