@@ -42,5 +42,16 @@ def test_a_repository_of_pickles_is_refused_with_the_way_out() -> None:
 
 
 def test_out_of_reach_names_the_cache_folder() -> None:
-    with pytest.raises(MissingPart, match=r"not in the hub's cache \(.*hub\).*Go online once"):
+    with pytest.raises(MissingPart, match=r"not in the hub's cache \(.*hub\).*OFFLINE is set.*Go online once"):
+        fetch("nobody/nothing")
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MissingPart, match=r"could not be downloaded \(.*refused"):
         fetch("nobody/nothing")

@@ -154,6 +154,7 @@ def test_a_single_file_draws_what_its_folder_draws(small: Any, tmp_path: Path) -
     for ours, theirs in (("unet", small.unet), ("vae", small.vae), ("text", small.text_encoder)):
         loaded = bundle.parts[ours].state_dict()
         assert all(torch.equal(loaded[name], weight) for name, weight in theirs.state_dict().items())
+    assert load("one", models=tmp_path).digest == bundle.digest
     images = Diffuse(steps=1, guidance=1).sample(bundle, Ask(prompts="the cat", seeds=1, size=(64, 64)), lambda s: None)
     assert images.shape == (1, 3, 64, 64)
 

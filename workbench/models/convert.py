@@ -168,7 +168,8 @@ def _read(source: Path) -> Any:
         told = (lines or ["it is no pickle that torch wrote"])[0].strip().split(". ")[0]
         raise ValueError(f"it holds more than tensors ({told[:200]})") from None
     except (RuntimeError, EOFError, KeyError, AttributeError, IndexError, TypeError, AssertionError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        told = str(error).strip() if isinstance(error, RuntimeError) else ""
+        first = (told or "it is no checkpoint that torch wrote").splitlines()[0]
         raise ValueError(f"it cannot be read ({first[:200]})") from None
 
 

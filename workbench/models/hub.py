@@ -1,8 +1,11 @@
 """Models named by a hub id: safetensors, JSON and vocabularies only, from the cache first."""
 
 import re
+import socket
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from workbench.core.errors import MissingPart, ModelError
 from workbench.models import files
@@ -21,6 +24,7 @@ def fetch(name: str) -> files.Found:
     except (OSError, ValueError, ModelError):
         pass  # not in the cache, or not whole
     try:
+        _reach(constants.ENDPOINT)
         wanted = choose(HfApi().list_repo_files(name))
         folder = Path(snapshot_download(name, allow_patterns=wanted))
     except ModelError:
@@ -32,6 +36,19 @@ def fetch(name: str) -> files.Found:
             f"be downloaded ({why}). Go online once, copy the model into that cache, or give a folder."
         ) from None
     return files.inspect(folder, name)
+
+
+def _reach(endpoint: str) -> None:
+    """Raise OSError at once where the hub is out of reach: its client would try for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    if {"http", "https", "all"} & getproxies().keys():
+        return  # a proxy may reach what this machine cannot name
+    where = urlsplit(endpoint)
+    port = where.port or (443 if where.scheme == "https" else 80)
+    socket.create_connection((where.hostname or "", port), timeout=10).close()
 
 
 def choose(listing: Iterable[str]) -> list[str]:

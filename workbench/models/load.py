@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle, Shapes
-from workbench.models import files, judge, placement, scorer, unet
+from workbench.models import files, judge, placement, scorer, single, unet
 from workbench.models.pipeline import part_errors, quiet, read_pipeline
 from workbench.models.weights import digest, header
 
@@ -150,7 +150,12 @@ def _world(found: files.Found) -> World | None:
 
 
 def _files(found: files.Found) -> list[tuple[str, Path]]:
-    return [("model.safetensors", found.path)] if found.path.is_file() else files.weight_files(found.path)
+    """(name within the model, file) of all that decides what it draws; of a single file also what was configured."""
+    if found.layout != "single":
+        return files.weight_files(found.path)
+    folder = single.configuration(single.detect(found.path.name, *header(found.path)))
+    configured = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*config*.json")]
+    return [("model.safetensors", found.path), *configured]
 
 
 def _parameters(found: files.Found) -> int:
