@@ -6,6 +6,7 @@ import pytest
 import workbench as wb
 from workbench.cli import parser
 from workbench.core.catalog import find
+from workbench.runs.commands import shipped_digests
 from workbench.runs.requests import method_of
 from workbench.view.cards import END, START, benchmarks, card, drift, example, pages, table, write
 
@@ -80,3 +81,7 @@ def test_the_table_has_a_row_a_method() -> None:
 
 def test_shipped_benchmarks_are_readable() -> None:
     assert all({"topic", "rows", "model", "environment"} <= set(result) for result in benchmarks())
+
+
+def test_the_committed_cards_and_table_are_as_generated() -> None:
+    assert drift(pages(shipped_digests())) == [], "run: workbench cards"
