@@ -45,8 +45,8 @@ def card_line(cls: type[Method]) -> str:
 
 
 def card_text(cls: type[Method]) -> str:
-    """A method's card as Markdown, without its heading."""
-    return cards.card(cls).partition("\n")[2].strip()
+    """A method's card as Markdown, without its heading and the line of facts, which `card_line` says with a link."""
+    return cards.card(cls).partition("\n")[2].strip().partition("\n\n")[2]
 
 
 class Picker:

@@ -124,8 +124,11 @@ span[data-testid="block-info"]{font-weight:500}
 #prompt textarea{font-size:1.05rem}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{max-height:none;min-height:0;height:auto}
 #pictures .grid-container,#history .grid-container,#grid-cells .grid-container{grid-auto-rows:auto}
+.dark{color-scheme:dark}
+#pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{overflow:visible}
+.prose h1{font-size:1.15rem}.prose h2{font-size:1rem}.prose h3{font-size:.95rem}
 #compare-left img,#compare-right img,#history-picture img{width:100%;height:100%;object-fit:contain}
-.gradio-container table,.gradio-container table *{font-family:var(--font)!important}
+.gradio-container table,.gradio-container table *,.table-wrap,.table-wrap *{font-family:var(--font)!important}
 :focus-visible{outline:2px solid var(--slider-color)!important;outline-offset:1px}
 
 @media (max-width:760px){

@@ -31,8 +31,10 @@ class Compare:
     def __init__(self, desk: Desk, generate: Generate) -> None:
         self.desk, self.generate = desk, generate
         with gr.Row(elem_classes=["wb-bar-row"]):
-            self.go = gr.Button("Draw without and with the stack", variant="primary", elem_id="compare-go", scale=2)
-            self.measure = gr.Button("Measure A and B", elem_id="compare-measure", scale=1)
+            self.go = gr.Button(
+                "Draw without and with the stack", variant="primary", elem_id="compare-go", scale=2, min_width=260
+            )
+            self.measure = gr.Button("Measure A and B", elem_id="compare-measure", scale=1, min_width=160)
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="compare-cancel", visible=False, scale=1)
         self.stage = gr.HTML(empty(*_START), elem_id="compare-stage")
         with gr.Row(elem_classes=["wb-main"]):

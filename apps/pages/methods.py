@@ -15,9 +15,16 @@ def methods_page(demo: gr.Blocks) -> None:
     """Draw the page."""
     known = catalog()
     with gr.Row():
-        query = gr.Textbox(label="Search", placeholder="topic, name, title, paper", elem_id="method-search", scale=3)
+        query = gr.Textbox(
+            label="Search", placeholder="topic, name, title, paper", elem_id="method-search", scale=3, min_width=260
+        )
         kind = gr.Radio(
-            ["all", "sampler", "edit", "lens", "metric"], value="all", label="Kind", scale=2, elem_id="method-kind"
+            ["all", "sampler", "edit", "lens", "metric"],
+            value="all",
+            label="Kind",
+            scale=2,
+            min_width=320,
+            elem_id="method-kind",
         )
     names = gr.State([cls.card.name for cls in known])
     table = gr.Dataframe(
@@ -59,6 +66,7 @@ def methods_page(demo: gr.Blocks) -> None:
             gr.HTML(empty("A method's card", "Choose a row to read what it does, its settings and its limits."))
             return
         cls = find(name)
+        gr.Markdown(f"# {cls.card.title}")
         gr.HTML(card_line(cls))
         gr.Markdown(card_text(cls), elem_id="method-card")
 
