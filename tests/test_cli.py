@@ -164,7 +164,7 @@ def wrong(*words: str) -> tuple[str, ...]:
         (wrong("score", "freeu", "--images", "."), "freeu is an edit, not a metric"),
         (wrong("card", "freu"), "Close: 'freeu'"),
         (wrong("run", "none.json"), "no file none.json"),
-        (wrong("run", "one.png"), "carries no plan"),
+        (wrong("run", "one.png"), "no settings of ours"),
         (wrong("run", "text.json"), "not JSON"),
         (wrong("replay", "."), "not a run"),
         (wrong("sweep", "text.json"), "not a sweep"),

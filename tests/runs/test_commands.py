@@ -50,6 +50,17 @@ def test_a_plan_is_read_from_a_picture(tmp_path: Path) -> None:
         read_plan(tmp_path / "none.json")
 
 
+def test_meta_that_is_not_sound_is_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "0.png", "a", 1)
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    ask = {"prompts": ["a"], "negatives": [""], "seeds": [1]}
+    for name, plan in (("1", {"ask": {**ask, "seeds": ["x"]}}), ("2", {"ask": {**ask, "more": 1}})):
+        save_png(tmp_path / f"{name}.png", pixels, {"plan": plan})
+    assert drawn(tmp_path)[2] == 2
+    with pytest.raises(AskError, match="seeds"):
+        read_plan(tmp_path / "1.png")
+
+
 def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     tap = progress(Namespace(json=False))
     tap(Step(0, 2, 0.0))

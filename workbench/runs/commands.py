@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from workbench.blocks.disk import write_json
-from workbench.blocks.pictures import open_picture, read_meta
+from workbench.blocks.pictures import open_picture
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError
 from workbench.core.method import Edit
@@ -29,6 +29,7 @@ from workbench.runs.execute import run as run_plan
 from workbench.runs.history import PLAN, Run, read_run
 from workbench.runs.panels import tame
 from workbench.runs.requests import made, method_of, plan_of
+from workbench.runs.shelf import facts_inside, plan_inside
 from workbench.runs.verbs import load
 from workbench.runs.verbs import score as score_images
 
@@ -75,12 +76,7 @@ def read_plan(path: Path) -> Plan:
     path = path / PLAN if path.is_dir() else path
     if not path.is_file():
         raise AskError(f"There is no file {path}. Give a plan's JSON, a run folder or a picture that was drawn here.")
-    if path.suffix.lower() != ".png":
-        return Plan.from_json(path.read_bytes())
-    meta = read_meta(path)
-    if meta is None or "plan" not in meta:
-        raise AskError(f"{path.name} carries no plan of ours: it was not drawn here, or was saved again elsewhere.")
-    return Plan(**meta["plan"])
+    return plan_inside(path) if path.suffix.lower() == ".png" else Plan.from_json(path.read_bytes())
 
 
 def told(run: Run) -> Answer:
@@ -136,13 +132,13 @@ def drawn(folder: Path) -> tuple[torch.Tensor, Ask, int]:
         raise AskError(f"There is no folder {folder}. Give one with pictures that were drawn here, such as outputs.")
     direct = [folder] if folder.is_file() else sorted(folder.glob("*.png"))
     files = [path for path in direct or sorted(folder.rglob("*.png")) if not path.name.startswith("input-")]
-    known = [(path, meta) for path in files if (meta := read_meta(path)) is not None and "plan" in meta]
+    known = [(path, ask) for path in files if (ask := _ask_inside(path)) is not None]
     if not known:
         raise AskError(
             f"{folder} holds no picture with our metadata ({len(files)} PNG files looked at), so the prompts are "
             "unknown. Draw some with: workbench sample ... --out DIR."
         )
-    asks = [Ask(**meta["plan"]["ask"]) for _, meta in known]
+    asks = [ask for _, ask in known]
     pixels = [open_picture(path) for path, _ in known]
     sizes = {f"{image.shape[1]}x{image.shape[0]}" for image in pixels}
     if len(sizes) > 1:
@@ -153,6 +149,14 @@ def drawn(folder: Path) -> tuple[torch.Tensor, Ask, int]:
     ask = Ask(prompts=[a.prompts[0] for a in asks], negatives=[a.negatives[0] for a in asks],
               seeds=[a.seeds[0] for a in asks])  # fmt: skip
     return stack, ask, len(files) - len(known)
+
+
+def _ask_inside(path: Path) -> Ask | None:
+    """The request that drew a picture; None where it does not say, or not soundly."""
+    try:
+        return Ask(**facts_inside(path)["plan"]["ask"])
+    except (KeyError, TypeError, AskError):
+        return None
 
 
 def about(args: Namespace) -> Answer:
