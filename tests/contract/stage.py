@@ -96,7 +96,7 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
 
 
 @contextmanager
-def unchanged(bundle: Bundle, what: str, deep: bool = True) -> Iterator[None]:
+def unchanged(bundle: Bundle, what: str, deep: bool = False) -> Iterator[None]:
     """The fingerprint is the same after the block, also when the block raises what it should."""
     before = fingerprint(bundle, deep=deep)
     yield

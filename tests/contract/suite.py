@@ -46,7 +46,7 @@ from workbench.core.scene import Scene, using
 from workbench.core.tape import Ended, Event, Started, Step, Tape, ignore
 
 FAMILIES = ("unet", "dit", "mmdit", "var", "clip", "judge")
-MOST_ENTRIES = 12
+MOST_ENTRIES = 8
 MOST_TAPE = 2 << 30
 
 
@@ -161,7 +161,7 @@ class Faulty(Patch):
 
 def edit_leaves_no_trace(edit: Edit, bundle: Bundle) -> None:
     """After use, an error in the body, nesting and an abandoned generator the model is bit for bit what it was."""
-    with unchanged(bundle, "after use"), using(bundle, edit) as edited:
+    with unchanged(bundle, "after use", deep=True), using(bundle, edit) as edited:
         drawn(edited)
     with unchanged(bundle, "after an error in the body"):
         try:
@@ -217,7 +217,7 @@ def edit_has_an_effect(cls: type[Edit], bundle: Bundle) -> None:
 
 def fit_is_pure(edit: Edit, bundle: Bundle, folder: Path) -> None:
     """`fit` leaves the model alone, gives the same twice, and its delta survives a file and names real parameters."""
-    with unchanged(bundle, "after fit"), globals_unmoved("fit", python=False):
+    with unchanged(bundle, "after fit", deep=True), globals_unmoved("fit", python=False):
         delta = edit.fit(bundle, ignore)
     assert isinstance(delta, Delta), f"fit returned {type(delta).__name__}"
     if not edit.fits():

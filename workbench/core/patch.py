@@ -1,7 +1,7 @@
 """The only thing that writes to a model: an undo journal on one ExitStack."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, cast
@@ -17,6 +17,7 @@ from workbench.core.tape import Event
 
 SeamName = Literal["read", "predict", "guide", "advance", "decode"]
 _STORES = ("_parameters", "_buffers", "_modules")
+_SIMPLE = (bool, int, float, str, type(None))
 
 
 class Patch:
@@ -195,51 +196,48 @@ def _refuse(module: nn.Module) -> None:
         raise BundleInUse(f"{type(module).__name__} is compiled. Patch first, compile afterwards.")
 
 
-class _Pin:
-    """An object by identity, held so that its id cannot be given to another."""
+class Fingerprint(dict[str, object]):
+    """Marks by place; `held` keeps every object whose id is a mark, so that no id can be given to another."""
 
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Pin) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __repr__(self) -> str:
-        return f"<{type(self.value).__name__} at {id(self.value):#x}>"
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[object] = []
 
 
-def fingerprint(bundle: Bundle, *, deep: bool = False) -> dict[str, object]:
+def fingerprint(bundle: Bundle, *, deep: bool = False) -> Fingerprint:
     """What a bundle is made of, by identity: equal before and after means nothing was changed.
 
     Per module: class, names in every store, identity and write count of tensors, plain attributes and what those hold
     at first hand, hooks. Write counts also catch a write that was written back. `deep` hashes every tensor's bytes as
     well, for writes that torch does not count (through `.data` or numpy).
     """
-    print_: dict[str, object] = {f"seam {name}": _held(value) for name, value in vars(bundle.seams).items()}
+    print_ = Fingerprint()
+    print_["seams"] = _attributes(vars(bundle.seams), print_.held)
     for part, root in bundle.parts.items():
         modules = cast(Iterator[tuple[str, nn.Module]], root.named_modules(remove_duplicate=False))
         for path, module in modules:
             plain = vars(module)
-            stores = {name: tuple((key, *_mark(value, deep)) for key, value in plain[name].items()) for name in _STORES}
-            rest = tuple((key, *_held(value)) for key, value in sorted(plain.items()) if key not in _STORES)
-            print_[f"{part}:{path}"] = (type(module).__qualname__, stores, rest)
+            stores = [(name, *_tensors(plain[name], print_.held, deep)) for name in _STORES]
+            print_[f"{part}:{path}"] = (type(module).__qualname__, stores, _attributes(plain, print_.held))
     return print_
 
 
-def differences(before: dict[str, object], after: dict[str, object]) -> list[str]:
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """The places at which two fingerprints differ."""
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
-def _mark(value: Any, deep: bool) -> tuple[object, ...]:
-    if not isinstance(value, Tensor):
-        return (_Pin(value),)
-    marks = (_Pin(value), value._version, value.data_ptr(), value.dtype, str(value.device), value.requires_grad)
-    grad = None if value.grad is None else _Pin(value.grad)
-    return (*marks, grad, _digest(value)) if deep else (*marks, grad)
+def _tensors(store: Mapping[str, Any], held: list[object], deep: bool) -> list[tuple[object, ...]]:
+    marks: list[tuple[object, ...]] = []
+    for name, value in store.items():
+        held.append(value)
+        mark: tuple[object, ...] = (name, id(value))
+        if isinstance(value, Tensor):
+            held.append(value.grad)
+            mark += (value._version, value.data_ptr(), value.dtype, str(value.device), value.requires_grad)
+            mark += (id(value.grad), _digest(value) if deep else "")
+        marks.append(mark)
+    return marks
 
 
 def _digest(value: Tensor) -> str:
@@ -247,14 +245,25 @@ def _digest(value: Tensor) -> str:
     return hashlib.blake2b(flat.numpy().tobytes(), digest_size=8).hexdigest()
 
 
-def _held(value: Any) -> tuple[object, ...]:
-    """A plain attribute and what it holds at first hand: a list's items, a processor's settings."""
-    pin = _Pin(value)
+def _attributes(plain: Mapping[str, Any], held: list[object]) -> list[tuple[object, ...]]:
+    marks: list[tuple[object, ...]] = []
+    for name, value in sorted(plain.items()):
+        if name in _STORES:
+            continue
+        held.append(value)
+        simple = type(value) in _SIMPLE or (isinstance(value, dict) and not value)
+        inside = () if simple else _inside(value)
+        held.extend(item for _, item in inside)
+        marks.append((name, id(value), *((key if isinstance(key, str) else id(key), id(item)) for key, item in inside)))
+    return marks
+
+
+def _inside(value: Any) -> tuple[tuple[Any, Any], ...]:
+    """What an attribute holds at first hand: a list's items, a processor's settings, a table of hooks."""
     if isinstance(value, Tensor | nn.Module | type) or callable(getattr(value, "__func__", None)):
-        return (pin,)
-    inside: Iterable[Any] = sorted(getattr(value, "__dict__", {}).items())
+        return ()
     if isinstance(value, dict):
-        inside = cast(dict[Any, Any], value).items()
-    elif isinstance(value, list | tuple | set | frozenset):
-        inside = enumerate(cast(Iterable[Any], value))
-    return (pin, *((key if isinstance(key, str | int) else _Pin(key), _Pin(item)) for key, item in inside))
+        return tuple(cast(dict[Any, Any], value).items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(("", item) for item in cast(Iterable[Any], value))
+    return tuple(sorted(getattr(value, "__dict__", {}).items()))
