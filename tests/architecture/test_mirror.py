@@ -7,6 +7,9 @@ from tests.architecture.sources import ROOT, python_files
 #: Folders of tests about the whole rather than about one file.
 WHOLES = ("architecture", "contract", "apps", "notebooks", "benchmarks")
 
+#: Rooms whose files are tested together: a recipe's parts share their fixtures, and what it made is tested as shipped.
+TOGETHER = {"training": ("test_recipes.py", "test_shipped.py")}
+
 #: Source files without a test file of their own, each with the reason.
 UNPAIRED: dict[str, str] = {}
 
@@ -16,7 +19,8 @@ def _test_of(source: Path) -> Path:
 
 
 def _sources() -> list[Path]:
-    return [path for path in python_files("workbench") if path.name not in ("__init__.py", "__main__.py")]
+    every = (path for path in python_files("workbench") if path.name not in ("__init__.py", "__main__.py"))
+    return [path for path in every if path.parts[1] not in TOGETHER]
 
 
 def test_every_source_has_its_test_file() -> None:
@@ -33,6 +37,8 @@ def test_every_test_file_has_its_source() -> None:
     for path in python_files("tests"):
         if not path.name.startswith("test_") or (len(path.parts) > 2 and path.parts[1] in WHOLES):
             continue
+        if path.name in TOGETHER.get(path.parts[1], ()):
+            continue
         words = path.stem.split("_")
         owners = (path.with_name("_".join(words[:count]) + ".py") for count in range(2, len(words) + 1))
         if not any(owner in expected for owner in owners):
@@ -41,6 +47,9 @@ def test_every_test_file_has_its_source() -> None:
 
 
 def test_exceptions_are_real() -> None:
+    for room, names in TOGETHER.items():
+        for name in names:
+            assert (ROOT / "tests" / room / name).is_file(), f"{name} is gone: drop its exception"
     for name, reason in UNPAIRED.items():
         assert (ROOT / name).is_file(), f"{name} is gone: drop its exception"
         assert not (ROOT / _test_of(Path(name))).is_file(), f"{name} has a test now: drop its exception"
