@@ -251,7 +251,7 @@ def _attributes(plain: Mapping[str, Any], held: list[object]) -> list[tuple[obje
         if name in _STORES:
             continue
         held.append(value)
-        simple = type(value) in _SIMPLE or (isinstance(value, dict) and not value)
+        simple = type(value) in _SIMPLE or (issubclass(type(value), dict) and not value)
         inside = () if simple else _inside(value)
         held.extend(item for _, item in inside)
         marks.append((name, id(value), *((key if isinstance(key, str) else id(key), id(item)) for key, item in inside)))
