@@ -27,6 +27,8 @@ pytestmark = [
 ]
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 Open = Callable[..., Any]
+#: What Gradio's own script says when a reload cuts the streams of the page before, and of an icon nobody asked for.
+CUT = ("AbortError", "Connection errored out", "favicon")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def opened(chromium: Any, served: Served) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert hosts <= {urlsplit(served.url).netloc, ""}
-    assert not [text for text in troubles if "favicon" not in text]
+    assert not [text for text in troubles if not any(word in text for word in CUT)]
 
 
 def _set_up(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
@@ -127,7 +129,7 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     _add(page, "cads")
     first, second = _titles(page)
     heads = page.locator(".wb-item-head")
-    heads.nth(1).get_by_role("button", name="Up").click()
+    heads.nth(1).get_by_role("button", name="Up", exact=True).click()
     playwright.expect(heads.nth(0)).to_contain_text(second[3:], timeout=PATIENCE)
     heads.nth(0).get_by_role("button", name="Duplicate").click()
     playwright.expect(heads).to_have_count(3, timeout=PATIENCE)
