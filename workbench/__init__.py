@@ -1,5 +1,7 @@
 """Diffusion Workbench: stack published methods on one image model, look inside, compare.
 
+Use:
+
     import workbench as wb
     bundle = wb.load()
     with wb.using(bundle, wb.method("freeu")) as edited:

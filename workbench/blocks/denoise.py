@@ -49,9 +49,7 @@ def draw(bundle: Bundle, ask: Ask, tap: Tap, course: Course) -> Images:
     return images
 
 
-def denoise(
-    bundle: Bundle, ask: Ask, tap: Tap, course: Course, size: tuple[int, int]
-) -> Latents:
+def denoise(bundle: Bundle, ask: Ask, tap: Tap, course: Course, size: tuple[int, int]) -> Latents:
     """The final latents of a request at a size (width, height)."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in ask.seeds]
     cond = condition(bundle, ask, course.guidance > 1, size)
@@ -98,9 +96,7 @@ def loop(
             if guided:
                 negative, positive = output.chunk(2)
                 output = bundle.seams.guide(positive, negative, guidance, now)
-            x, clean = bundle.seams.advance(
-                x, output, t, now, scheduler, list(generators)
-            )
+            x, clean = bundle.seams.advance(x, output, t, now, scheduler, list(generators))
             if after is not None:
                 x = after(x, index)
             step = Step(index, total, float(t), x, clean)
@@ -116,9 +112,7 @@ def loop(
     return x
 
 
-def condition(
-    bundle: Bundle, ask: Ask, guided: bool, size: tuple[int, int]
-) -> Condition:
+def condition(bundle: Bundle, ask: Ask, guided: bool, size: tuple[int, int]) -> Condition:
     """Text, seeds and roles of every row; with guidance the unconditional rows come first.
 
     Each row is read alone, so that no prompt's states depend on another's.
@@ -133,23 +127,15 @@ def condition(
         text = _join(negative, positive)
         seeds, roles = ask.seeds * 2, ("uncond",) * len(ask) + roles
     cond = Condition(text, seeds, roles)  # pyright: ignore[reportArgumentType]
-    return (
-        cond
-        if bundle.extra is None
-        else replace(cond, extra=dict(bundle.extra(cond, size)))
-    )
+    return cond if bundle.extra is None else replace(cond, extra=dict(bundle.extra(cond, size)))
 
 
-def first_noise(
-    bundle: Bundle, generators: Sequence[torch.Generator], size: tuple[int, int]
-) -> Latents:
+def first_noise(bundle: Bundle, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Latents:
     """Standard normal noise, row i from generator i."""
     width, height = size
     channels, factor = bundle.shapes.latent[0], bundle.shapes.multiple
     shape = (1, channels, height // factor, width // factor)
-    noise = torch.cat(
-        [torch.randn(shape, generator=generator) for generator in generators]
-    )
+    noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(bundle.device, bundle.dtype)
 
 
@@ -170,14 +156,10 @@ def picture_size(bundle: Bundle, ask: Ask) -> tuple[int, int]:
     if ask.size is None:
         wide, high = open_picture(ask.image).shape[1::-1]
         scale = (width * height / (wide * high)) ** 0.5
-        return tuple(
-            max(factor, round(side * scale / factor) * factor) for side in (wide, high)
-        )  # type: ignore[return-value]
+        return tuple(max(factor, round(side * scale / factor) * factor) for side in (wide, high))  # type: ignore[return-value]
     wrong = [side for side in ask.size if side % factor]
     if wrong:
-        near = "x".join(
-            str(max(factor, round(side / factor) * factor)) for side in ask.size
-        )
+        near = "x".join(str(max(factor, round(side / factor) * factor)) for side in ask.size)
         raise AskError(
             f"The size is {ask.size[0]}x{ask.size[1]}; {bundle.name} draws multiples of {factor} pixels. Try {near}."
         )
@@ -192,9 +174,7 @@ def _from_picture(
     pixels = _picture(ask, size).expand(len(ask), -1, -1, -1)
     clean = bundle.encode(pixels, generators).to(bundle.dtype)
     noise = first_noise(bundle, generators, size)
-    skipped = max(
-        course.steps - min(int(course.steps * course.strength), course.steps), 0
-    )
+    skipped = max(course.steps - min(int(course.steps * course.strength), course.steps), 0)
     order = getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[skipped * order :]
     if len(timesteps) == 0:
@@ -206,11 +186,7 @@ def _from_picture(
         scheduler.set_begin_index(skipped * order)
     start = timesteps[:1].expand(len(ask))
     whole = ask.mask is not None and course.strength == 1.0
-    x = (
-        noise * scheduler.init_noise_sigma
-        if whole
-        else scheduler.add_noise(clean, noise, start)
-    )
+    x = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(clean, noise, start)
     after = None
     if ask.mask is not None:
         cond, after = _inpainting(
@@ -245,15 +221,11 @@ def _inpainting(
     """What an inpainting model is shown, or how an ordinary one's states are corrected outside the mask."""
     mask = _mask(ask, size)
     small = F.interpolate(mask, size=clean.shape[-2:]).to(clean)
-    masked = bundle.encode(pixels * (mask < 0.5), generators).to(
-        clean
-    )  # draws as diffusers draws, used or not
+    masked = bundle.encode(pixels * (mask < 0.5), generators).to(clean)  # draws as diffusers draws, used or not
     if bundle.about.get("inpaint_channels"):
         shown = torch.cat([small.expand(len(ask), -1, -1, -1), masked], 1)
         rows = len(cond.roles) // len(ask)
-        return replace(
-            cond, extra={**cond.extra, "inpaint": shown.repeat(rows, 1, 1, 1)}
-        ), None
+        return replace(cond, extra={**cond.extra, "inpaint": shown.repeat(rows, 1, 1, 1)}), None
 
     def after(x: Tensor, index: int) -> Tensor:
         kept = clean
@@ -269,9 +241,7 @@ def _picture(ask: Ask, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:
 
     pixels = open_picture(ask.image)  # pyright: ignore[reportArgumentType]
     if pixels.shape[1::-1] != size:
-        pixels = np.asarray(
-            Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-        )
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
@@ -300,16 +270,8 @@ def _read(bundle: Bundle, prompts: Sequence[str]) -> TextStates:
 
 
 def _join(first: TextStates, second: TextStates) -> TextStates:
-    pairs = {
-        name: (getattr(first, name), getattr(second, name))
-        for name in ("states", "pooled", "mask", "ids")
-    }
-    return TextStates(
-        **{
-            name: None if a is None or b is None else torch.cat([a, b])
-            for name, (a, b) in pairs.items()
-        }
-    )  # type: ignore[arg-type]
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in ("states", "pooled", "mask", "ids")}
+    return TextStates(**{name: None if a is None or b is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})  # type: ignore[arg-type]
 
 
 def _zero_empty(text: TextStates, prompts: Sequence[str]) -> TextStates:
