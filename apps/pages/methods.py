@@ -6,7 +6,7 @@ import gradio as gr
 
 from apps.panels import empty
 from apps.picker import card_line, card_text
-from workbench.core.catalog import catalog, find
+from workbench.core.catalog import Failure, catalog, find
 
 _COLUMNS = ["Topic", "Name", "Title", "Kind", "Paper", "Families", "Cost"]
 
@@ -70,10 +70,14 @@ def methods_page(demo: gr.Blocks) -> None:
         gr.HTML(card_line(cls))
         gr.Markdown(card_text(cls), elem_id="method-card")
 
-    if known.failures:
+    _failures(known.failures)
+
+
+def _failures(found: tuple[Failure, ...]) -> None:
+    if found:
         failed = "".join(
             f"<details><summary>{html.escape(f.name)}</summary><pre>{html.escape(f.trace)}</pre></details>"
-            for f in known.failures
+            for f in found
         )
         gr.HTML(f"<b>Packages whose methods could not be imported</b>{failed}")
 
