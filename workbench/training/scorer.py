@@ -69,7 +69,12 @@ def vocabulary(world: World, size: int = 2048) -> Any:
 
 def save_words(words: Any, folder: Path) -> None:
     """Write the tokenizer with vocab.json and merges.txt beside it, which older readers need."""
+    words.backend_tokenizer.no_padding()
+    words.backend_tokenizer.no_truncation()
     words.save_pretrained(folder)
+    marks = {"bos_token": words.bos_token, "eos_token": words.eos_token, "unk_token": words.unk_token}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": words.pad_token, **marks}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     model = json.loads(words.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n", encoding="utf-8")
     rows = [" ".join(pair) for pair in model["merges"]]
