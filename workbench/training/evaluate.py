@@ -121,11 +121,7 @@ def train(
     torch.set_num_threads(threads)
     world = World.load()
     rows = fixed(world)[:count]
-    pipe = (
-        assemble()
-        if checkpoint
-        else diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
-    )
+    pipe = assemble() if checkpoint else diffusers.StableDiffusionPipeline.from_pretrained(FOLDER)
     pictures = sample(pipe, rows, steps, scale)
     answers = named(world, pictures, rows)
     if (JUDGE / "config.json").exists():

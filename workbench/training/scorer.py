@@ -336,6 +336,13 @@ def train(
     return final
 
 
+def wide(folder: Path) -> None:
+    """Have transformers load a folder's half-precision weights as float32, as diffusers does with its own parts."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+
+
 def ship(model: Any, words: Any) -> None:
     """Save the CLIP folder in fp16, with the tokenizer and a processor whose pictures are -1..1."""
     small = CLIPModel(model.config)
@@ -343,6 +350,7 @@ def ship(model: Any, words: Any) -> None:
     # the temperature the towers were trained with
     torch.nn.init.constant_(small.logit_scale, float(np.log(20)))
     small.half().save_pretrained(FOLDER)
+    wide(FOLDER)
     save_words(words, FOLDER)
     side = {"height": 128, "width": 128}
     CLIPImageProcessor(

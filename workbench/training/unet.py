@@ -241,6 +241,7 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
 
 
 def train(
+    *,
     minutes: float = 64,
     batch: int = 16,
     lr: float = 1e-3,
@@ -300,6 +301,7 @@ def ship(log: Log | None = None, **spent: float) -> dict[str, Any]:
     words = pipe.tokenizer
     pipe.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
     scorer.save_words(words, FOLDER / "tokenizer")
+    scorer.wide(FOLDER / "text_encoder")
     path = FOLDER / "text_encoder" / "model.safetensors"
     with safe_open(path, "pt") as held:
         names = list(held.keys())
