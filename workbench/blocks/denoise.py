@@ -34,6 +34,22 @@ class Course:
     strength: float = 0.75
 
 
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One run of the loop: on what, under which condition, by which scheduler, with whose noise, and who watches.
+
+    With guidance above 1, `cond` holds the unconditional rows first, then the conditional ones; `generators` has one an
+    image.
+    """
+
+    bundle: Bundle
+    cond: Condition
+    scheduler: Any
+    guidance: float
+    generators: tuple[torch.Generator, ...]
+    tap: Tap
+
+
 @torch.no_grad()
 def draw(bundle: Bundle, ask: Ask, tap: Tap, course: Course) -> Images:
     """Draw a request from noise, or from its picture and mask: uint8 [B, 3, H, W].
@@ -51,39 +67,18 @@ def draw(bundle: Bundle, ask: Ask, tap: Tap, course: Course) -> Images:
 
 def denoise(bundle: Bundle, ask: Ask, tap: Tap, course: Course, size: tuple[int, int]) -> Latents:
     """The final latents of a request at a size (width, height)."""
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in ask.seeds]
+    generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in ask.seeds)
     cond = condition(bundle, ask, course.guidance > 1, size)
     scheduler = bundle.scheduler(course.scheduler, course.steps)
+    walk = Walk(bundle, cond, scheduler, course.guidance, generators, tap)
     if ask.image is None:
-        noise = first_noise(bundle, generators, size)
-        return loop(
-            bundle,
-            noise * scheduler.init_noise_sigma,
-            cond,
-            scheduler,
-            course.guidance,
-            generators,
-            tap,
-        )
-    return _from_picture(bundle, ask, tap, course, size, cond, scheduler, generators)
+        return loop(walk, first_noise(bundle, generators, size) * scheduler.init_noise_sigma)
+    return _from_picture(walk, ask, course, size)
 
 
-def loop(
-    bundle: Bundle,
-    x: Latents,
-    cond: Condition,
-    scheduler: Any,
-    guidance: float,
-    generators: Sequence[torch.Generator],
-    tap: Tap,
-    *,
-    timesteps: Tensor | None = None,
-    after: After | None = None,
-) -> Latents:
-    """Walk `x` down the timesteps (the scheduler's own unless given); `after(x, index)` may correct every state.
-
-    With guidance above 1, `cond` holds the unconditional rows first, then the conditional ones.
-    """
+def loop(walk: Walk, x: Latents, *, timesteps: Tensor | None = None, after: After | None = None) -> Latents:
+    """Walk `x` down the timesteps (the scheduler's own unless given); `after(x, index)` may correct every state."""
+    bundle, cond, scheduler = walk.bundle, walk.cond, walk.scheduler
     steps = scheduler.timesteps if timesteps is None else timesteps
     total = len(steps)
     guided = len(cond.roles) > len(x)
@@ -95,13 +90,13 @@ def loop(
             output = bundle.predict(rows, t.expand(len(rows)), now)
             if guided:
                 negative, positive = output.chunk(2)
-                output = bundle.seams.guide(positive, negative, guidance, now)
-            x, clean = bundle.seams.advance(x, output, t, now, scheduler, list(generators))
+                output = bundle.seams.guide(positive, negative, walk.guidance, now)
+            x, clean = bundle.seams.advance(x, output, t, now, scheduler, list(walk.generators))
             if after is not None:
                 x = after(x, index)
             step = Step(index, total, float(t), x, clean)
             bundle.tell(step)
-            tap(step)
+            walk.tap(step)
     finally:
         bundle.tell(Ended())
     if not torch.isfinite(x).all():
@@ -166,14 +161,12 @@ def picture_size(bundle: Bundle, ask: Ask) -> tuple[int, int]:
     return ask.size
 
 
-def _from_picture(
-    bundle: Bundle, ask: Ask, tap: Tap, course: Course, size: tuple[int, int], cond: Condition, scheduler: Any,
-    generators: list[torch.Generator],
-) -> Latents:  # fmt: skip
+def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -> Latents:
     """Image to image, or inpainting where the request has a mask, in the order of diffusers' pipelines."""
+    bundle, scheduler = walk.bundle, walk.scheduler
     pixels = _picture(ask, size).expand(len(ask), -1, -1, -1)
-    clean = bundle.encode(pixels, generators).to(bundle.dtype)
-    noise = first_noise(bundle, generators, size)
+    clean = bundle.encode(pixels, walk.generators).to(bundle.dtype)
+    noise = first_noise(bundle, walk.generators, size)
     skipped = max(course.steps - min(int(course.steps * course.strength), course.steps), 0)
     order = getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[skipped * order :]
@@ -187,53 +180,25 @@ def _from_picture(
     start = timesteps[:1].expand(len(ask))
     whole = ask.mask is not None and course.strength == 1.0
     x = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(clean, noise, start)
-    after = None
-    if ask.mask is not None:
-        cond, after = _inpainting(
-            bundle,
-            ask,
-            size,
-            cond,
-            scheduler,
-            timesteps,
-            clean,
-            noise,
-            pixels,
-            generators,
-        )
-    return loop(
-        bundle,
-        x,
-        cond,
-        scheduler,
-        course.guidance,
-        generators,
-        tap,
-        timesteps=timesteps,
-        after=after,
-    )
-
-
-def _inpainting(
-    bundle: Bundle, ask: Ask, size: tuple[int, int], cond: Condition, scheduler: Any, timesteps: Tensor,
-    clean: Latents, noise: Latents, pixels: Tensor, generators: list[torch.Generator],
-) -> tuple[Condition, After | None]:  # fmt: skip
-    """What an inpainting model is shown, or how an ordinary one's states are corrected outside the mask."""
+    if ask.mask is None:
+        return loop(walk, x, timesteps=timesteps)
     mask = _mask(ask, size)
     small = F.interpolate(mask, size=clean.shape[-2:]).to(clean)
-    masked = bundle.encode(pixels * (mask < 0.5), generators).to(clean)  # draws as diffusers draws, used or not
+    masked = bundle.encode(pixels * (mask < 0.5), walk.generators).to(clean)  # draws as diffusers draws, used or not
     if bundle.about.get("inpaint_channels"):
         shown = torch.cat([small.expand(len(ask), -1, -1, -1), masked], 1)
-        rows = len(cond.roles) // len(ask)
-        return replace(cond, extra={**cond.extra, "inpaint": shown.repeat(rows, 1, 1, 1)}), None
+        cond = walk.cond
+        extra = {**cond.extra, "inpaint": shown.repeat(len(cond.roles) // len(ask), 1, 1, 1)}
+        return loop(replace(walk, cond=replace(cond, extra=extra)), x, timesteps=timesteps)
 
-    def after(x: Tensor, index: int) -> Tensor:
+    def keep(x: Tensor, index: int) -> Tensor:
+        """Put the picture, noised to the state's level, back outside the mask."""
         kept = clean
         if index + 1 < len(timesteps):
             kept = scheduler.add_noise(clean, noise, timesteps[index + 1 : index + 2])
         return (1 - small) * kept + small * x
 
-    return cond, after
+    return loop(walk, x, timesteps=timesteps, after=keep)
 
 
 def _picture(ask: Ask, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:

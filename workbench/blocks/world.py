@@ -158,6 +158,7 @@ class World:
         draw: np.random.Generator,
         objects: Sequence[str] | None = None,
         styles: Sequence[str] | None = None,
+        *,
         backgrounds: Sequence[str] | None = None,
         two: float = 0.3,
         held_out: bool = False,
@@ -220,6 +221,7 @@ class World:
         self,
         seed: int,
         count: int = 1,
+        *,
         objects: Sequence[str] | None = None,
         styles: Sequence[str] | None = None,
         backgrounds: Sequence[str] | None = None,
@@ -232,7 +234,7 @@ class World:
         made: list[Drawing] = []
         for index in range(count):
             draw = np.random.default_rng((seed, index))
-            plan = self.plan(draw, objects, styles, backgrounds, two, held_out, jitter)
+            plan = self.plan(draw, objects, styles, backgrounds=backgrounds, two=two, held_out=held_out, jitter=jitter)
             caption = self.caption(draw, plan.objects, plan.style, plan.background)
             picture, pictures, covers = self.draw(plan, size)
             layers = tuple(

@@ -74,7 +74,7 @@ def measure(model: Any, world: World, count: int = 64) -> dict[str, float]:
 
 
 def fit(
-    model: Any, world: World, name: str, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
+    model: Any, world: World, name: str, *, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
 ) -> int:
     """Train what of the model asks for gradients until the clock is over; return the steps made in all."""
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -114,7 +114,7 @@ def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 
     past = resume("vae", model)
     clock = Clock(minutes, past.get("seconds", 0.0))
     log = Log({"recipe": "vae", "batch": batch, "lr": lr, "minutes": minutes}, past.get("curve", []))
-    step = fit(model, world, "vae", clock, log, batch, lr, seed, past)
+    step = fit(model, world, "vae", clock=clock, log=log, batch=batch, lr=lr, seed=seed, past=past)
     return ship(model, world, log, step=step, samples=step * batch, seconds=round(clock.seconds))
 
 
@@ -132,7 +132,7 @@ def refine(minutes: float = 15, batch: int = 4, lr: float = 6e-4, threads: int =
     before = json.loads((MODELS / "emoji-unet" / "vae" / "training.json").read_text())
     facts = {"recipe": "vae, decoder refined", "batch": batch, "lr": lr, "minutes": minutes, "encoder": before}
     log = Log(facts, past.get("curve", []))
-    step = fit(model, world, "vae-decoder", clock, log, batch, lr, seed, past)
+    step = fit(model, world, "vae-decoder", clock=clock, log=log, batch=batch, lr=lr, seed=seed, past=past)
     return ship(model, world, log, shipped.config.scaling_factor, step=step, seconds=round(clock.seconds))
 
 
