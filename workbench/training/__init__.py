@@ -1,10 +1,6 @@
-"""The recipes that made assets/models; `import_module(RECIPES[name]).train(**settings)` runs or resumes one."""
+"""The recipes that made assets/models, in order; `import_module(RECIPES[name]).train(**settings)` runs or resumes one."""
 
 RECIPES: dict[str, str] = {
-    "world": "workbench.training.world",
-    "vae": "workbench.training.vae",
-    "scorer": "workbench.training.scorer",
-    "unet": "workbench.training.unet",
-    "judge": "workbench.training.judge",
-    "evaluate": "workbench.training.evaluate",
+    name: f"workbench.training.{name}"
+    for name in ("world", "vae", "text", "pool", "unet", "scorer", "judge", "decoder", "evaluate")
 }
