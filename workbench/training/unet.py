@@ -308,6 +308,9 @@ def ship(log: Log | None = None, **spent: float) -> dict[str, Any]:
     prefixed = all(name.startswith("text_model.") for name in names)
     if not prefixed:
         save_file({f"text_model.{k}": v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    for config in FOLDER.glob("*/config.json"):  # diffusers notes the folder a part was read from
+        said = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(said, indent=2) + "\n")
     for note, text in notes.items():
         note.write_text(text)
     if log is not None:
