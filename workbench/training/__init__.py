@@ -1,4 +1,4 @@
-"""The recipes that made assets/models, in order; `import_module(RECIPES[name]).train(**settings)` runs or resumes one."""
+"""The recipes that made assets/models, in order; `import_module(RECIPES[name]).train(**settings)` runs one."""
 
 RECIPES: dict[str, str] = {
     name: f"workbench.training.{name}"
