@@ -58,6 +58,7 @@ def test_a_small_file_of_144_megapixels_is_refused_before_decoding(
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb())
     assert path.stat().st_size < 30_000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # Pillow's own, which the app lowers for its process
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(AskError, match="12000x12000, 144 megapixels; at most 64"):
         open_picture(path)
@@ -66,7 +67,7 @@ def test_a_small_file_of_144_megapixels_is_refused_before_decoding(
 def test_what_pillow_itself_calls_a_bomb_is_refused_in_our_words(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(40_000, 40_000))
-    with pytest.raises(AskError, match="more than 64 megapixels"):
+    with pytest.raises(AskError, match="1600 megapixels; at most 64"):
         open_picture(path)
     assert read_meta(path) is None
 

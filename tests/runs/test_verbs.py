@@ -4,7 +4,7 @@ import torch
 import workbench as wb
 from tests.folders import tiny_folder
 from tests.tiny import tiny_sd
-from tests.toys import listed
+from tests.toys import listed, unlisted
 from workbench.core.method import Card, Metric
 from workbench.core.report import Report
 from workbench.runs import verbs
@@ -13,6 +13,7 @@ from workbench.runs.store import FolderStore
 FAST = {"sampler": wb.method("diffuse", steps=2)}
 
 
+@unlisted
 class Mean(Metric):
     """The mean value of the pixels."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
+from tests.toys import unlisted
 from workbench.core.catalog import catalog
 from workbench.core.errors import AskError
 from workbench.core.fields import Role, Unit
@@ -13,6 +14,7 @@ from workbench.methods.generate.diffuse import Diffuse
 from workbench.view.forms import OPEN_FIELDS, defaults, form, nice_step, read, read_all, show
 
 
+@unlisted
 class Everything(Sampler):
     """One field of each sort; not in the catalog (no card of its own class is registered twice)."""
 

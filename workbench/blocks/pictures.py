@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +38,10 @@ def open_picture(path: Path | str, mode: Literal["RGB", "L"] = "RGB") -> UInt8[n
         raise AskError(f"There is no picture {path}. Give the path of a PNG, JPEG or WebP file.") from None
     except IsADirectoryError:
         raise AskError(f"{path} is a folder. Give the path of a PNG, JPEG or WebP file.") from None
-    except Image.DecompressionBombError:
-        raise AskError(f"{path.name} has far more than {MOST_PIXELS / 1e6:.0f} megapixels. Make it smaller.") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which an app may have lowered, comes first
+        count = re.search(r"\((\d+) pixels", str(error))
+        size = f"{int(count[1]) / 1e6:.0f} megapixels" if count else "too many pixels"
+        raise AskError(f"{path.name} is {size}; at most {MOST_PIXELS / 1e6:.0f} are read. Make it smaller.") from None
     except UnidentifiedImageError:
         raise AskError(f"{path.name} is not a picture that can be read. Possible: {', '.join(_FORMATS)}.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:

@@ -90,6 +90,7 @@ class Judge(nn.Module):
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Judge:
         """Read a folder written by `save`, in evaluation mode."""
         config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-        model = cls(JudgeConfig(tuple(config["objects"]), tuple(config["styles"]), config["width"]))
-        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        with torch.device("meta"):  # first weights would be drawn from the global generator, for nothing
+            model = cls(JudgeConfig(tuple(config["objects"]), tuple(config["styles"]), config["width"]))
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"), assign=True)
         return model.to(dtype).eval()
