@@ -230,25 +230,18 @@ class Generate:
             trigger_mode="once",
             api_name="generate",
         )
-        run.then(
-            self.detail.first,
-            [self.paths],
-            self.detail.outputs,
-            show_progress="hidden",
-            queue=False,
-            api_visibility="private",
-        )
         again = self.demo.load(
             self.attach, None, view, show_progress="hidden", concurrency_limit=32, api_visibility="private"
         )
-        again.then(
-            self.detail.first,
-            [self.paths],
-            self.detail.outputs,
-            show_progress="hidden",
-            queue=False,
-            api_visibility="private",
-        )
+        for drawn in (run, again):
+            drawn.then(
+                self.detail.first,
+                [self.paths],
+                self.detail.outputs,
+                show_progress="hidden",
+                queue=False,
+                api_visibility="private",
+            )
         self.cancel.click(self.stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
         self.pictures.select(
             self.detail.chosen,

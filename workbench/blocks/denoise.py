@@ -59,9 +59,10 @@ def draw(bundle: Bundle, ask: Ask, tap: Tap, course: Course) -> Images:
     size = picture_size(bundle, ask)
     latents = denoise(bundle, ask, tap, course, size)
     images = to_images(bundle.decode(latents))
-    if ask.image is not None and ask.mask is not None:
-        kept, mask = _picture(ask, size), _mask(ask, size)
-        images = torch.where(mask > 0.5, images, to_images(kept).to(images.device))
+    if ask.mask is not None:  # then there is a picture, too
+        kept, mask = _source(ask, size)
+        redrawn = mask.to(images.device) > 0.5  # pyright: ignore[reportOptionalMemberAccess]
+        images = torch.where(redrawn, images, to_images(kept).to(images.device))
     return images
 
 
@@ -164,7 +165,8 @@ def picture_size(bundle: Bundle, ask: Ask) -> tuple[int, int]:
 def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -> Latents:
     """Image to image, or inpainting where the request has a mask, in the order of diffusers' pipelines."""
     bundle, scheduler = walk.bundle, walk.scheduler
-    pixels = _picture(ask, size).expand(len(ask), -1, -1, -1)
+    picture, mask = _source(ask, size)
+    pixels = picture.expand(len(ask), -1, -1, -1)
     clean = bundle.encode(pixels, walk.generators).to(bundle.dtype)
     noise = first_noise(bundle, walk.generators, size)
     skipped = max(course.steps - min(int(course.steps * course.strength), course.steps), 0)
@@ -178,11 +180,10 @@ def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * order)
     start = timesteps[:1].expand(len(ask))
-    whole = ask.mask is not None and course.strength == 1.0
+    whole = mask is not None and course.strength == 1.0
     x = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(clean, noise, start)
-    if ask.mask is None:
+    if mask is None:
         return loop(walk, x, timesteps=timesteps)
-    mask = _mask(ask, size)
     small = F.interpolate(mask, size=clean.shape[-2:]).to(clean)
     masked = bundle.encode(pixels * (mask < 0.5), walk.generators).to(clean)  # draws as diffusers draws, used or not
     if bundle.about.get("inpaint_channels"):
@@ -201,28 +202,23 @@ def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -
     return loop(walk, x, timesteps=timesteps, after=keep)
 
 
-def _picture(ask: Ask, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:
+def _source(ask: Ask, size: tuple[int, int]) -> tuple[Float[Tensor, "1 3 H W"], Float[Tensor, "1 1 H W"] | None]:
+    """The picture in -1..1 and the mask in {0, 1}, if there is one, at a size; each file is read once."""
     from PIL import Image
 
     pixels = open_picture(ask.image)  # pyright: ignore[reportArgumentType]
-    if pixels.shape[1::-1] != size:
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _mask(ask: Ask, size: tuple[int, int]) -> Float[Tensor, "1 1 H W"]:
-    from PIL import Image
-
-    mask = open_picture(ask.mask, mode="L")  # pyright: ignore[reportArgumentType]
-    picture = open_picture(ask.image)  # pyright: ignore[reportArgumentType]
-    if mask.shape[:2] != picture.shape[:2]:
+    mask = None if ask.mask is None else open_picture(ask.mask, mode="L")
+    if mask is not None and mask.shape[:2] != pixels.shape[:2]:
         raise AskError(
-            f"The mask is {mask.shape[1]}x{mask.shape[0]} and the picture {picture.shape[1]}x{picture.shape[0]}. "
+            f"The mask is {mask.shape[1]}x{mask.shape[0]} and the picture {pixels.shape[1]}x{pixels.shape[0]}. "
             "Give a mask of the picture's size."
         )
-    if mask.shape[1::-1] != size:
-        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return torch.from_numpy((mask >= 128).astype(np.float32))[None, None]
+    if pixels.shape[1::-1] != size:
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        if mask is not None:
+            mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return picture, None if mask is None else torch.from_numpy((mask >= 128).astype(np.float32))[None, None]
 
 
 def _read(bundle: Bundle, prompts: Sequence[str]) -> TextStates:
