@@ -1,5 +1,6 @@
 """The parts of the recipes that can be checked without training: losses on paper, resuming, what is true of what."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def test_the_error_of_v_is_that_of_the_formula() -> None:
 def test_a_lone_worker_agrees_with_itself() -> None:
     model = torch.nn.Linear(2, 2)
     before = model.weight.clone()
-    assert unet.agree(model, [3.0]) == [3.0]
+    assert loop.agree(model, [3.0]) == [3.0]
     assert torch.equal(model.weight, before)
 
 
@@ -174,3 +175,17 @@ def test_the_fixed_prompts_are_those_of_the_seed(world: World) -> None:
     assert {r["objects"][0] for r in seen} == set(world.tier)
     assert all(world.seen(r["objects"][0], r["style"]) for r in seen)
     assert not any(world.seen(r["objects"][0], r["style"]) for r in rows if r["kind"] == "held-out pair")
+
+
+def alike(rank: int, workers: int, settings: dict[str, Any]) -> None:
+    """Be worker `rank`, whose weights are all its rank, and write down what is agreed."""
+    model = torch.nn.Linear(2, 2).to(memory_format=torch.contiguous_format)
+    torch.nn.init.constant_(model.weight, rank)
+    total = loop.agree(model, [1.0 + rank])
+    (Path(settings["out"]) / str(rank)).write_text(json.dumps([total, model.weight.tolist(), workers]))
+
+
+def test_workers_leave_with_the_mean_of_their_weights_and_the_sum_of_their_numbers(tmp_path: Path) -> None:
+    loop.together(alike, 2, 1, {"out": str(tmp_path)})
+    for rank in range(2):
+        assert json.loads((tmp_path / str(rank)).read_text()) == [[3.0], [[0.5, 0.5], [0.5, 0.5]], 2]

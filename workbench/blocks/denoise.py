@@ -147,9 +147,9 @@ def picture_size(bundle: Bundle, ask: Ask) -> tuple[int, int]:
     """
     factor = bundle.shapes.multiple
     _, height, width = bundle.shapes.image
-    if ask.size is None and ask.image is None:
-        return width, height
     if ask.size is None:
+        if ask.image is None:
+            return width, height
         wide, high = open_picture(ask.image).shape[1::-1]
         scale = (width * height / (wide * high)) ** 0.5
         return tuple(max(factor, round(side * scale / factor) * factor) for side in (wide, high))  # type: ignore[return-value]

@@ -10,8 +10,7 @@
     │   ├── DuplicateMethod     two classes claim one name
     │   └── UnknownMethod       no class has this name
     ├── PatchError
-    │   ├── BundleInUse         the part is offloaded, compiled or checkpointed: it cannot be patched
-    │   └── NotRestored         a model differs from what it was before
+    │   └── BundleInUse         the part is offloaded, compiled or checkpointed: it cannot be patched
     └── ResourceError           disk or memory
         └── TapeFull            a recording would pass its ceiling
 
@@ -63,10 +62,6 @@ class PatchError(WorkbenchError):
 
 class BundleInUse(PatchError):
     """The part is offloaded, compiled or checkpointed, so its change could not be undone."""
-
-
-class NotRestored(PatchError):
-    """A model differs from what it was before an edit."""
 
 
 class ResourceError(WorkbenchError):

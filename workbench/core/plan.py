@@ -23,9 +23,9 @@ class Plan(BaseModel):
     lenses: tuple[AnyLens, ...] = ()
     metrics: tuple[AnyMetric, ...] = ()
     ask: Ask
-    device: str = Field("", description='"" chooses cuda, mps or cpu.')
-    dtype: str = Field("", description='"" chooses by device.')
-    batch: int = Field(4, ge=1, le=64)
+    device: str = Field(default="", description='"" chooses cuda, mps or cpu.')
+    dtype: str = Field(default="", description='"" chooses by device.')
+    batch: int = Field(default=4, ge=1, le=64)
     schema_version: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -114,3 +117,41 @@ def every(seconds: float) -> Callable[[], bool]:
         return True
 
     return due
+
+
+def together(work: Callable[..., None], workers: int, threads: int, settings: dict[str, Any]) -> None:
+    """Run work(rank, workers, settings) in several processes that `agree` now and then (local SGD); one runs here.
+
+    Processes of one thread each keep their pace on a shared machine, where threads of one process wait for each
+    other at every operation.
+    """
+    if workers == 1:
+        torch.set_num_threads(threads)
+        work(0, 1, settings)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_join, (work, workers, threads, f"file://{folder}/meet", settings), workers,
+                           start_method="spawn")  # fmt: skip
+
+
+def _join(rank: int, work: Callable[..., None], workers: int, threads: int, meet: str, settings: Any) -> None:
+    torch.set_num_threads(threads)
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=workers)
+    work(rank, workers, settings)
+
+
+@torch.no_grad()
+def agree(model: nn.Module, numbers: list[float]) -> list[float]:
+    """Average the weights over all workers in place; return the sum of each number over them."""
+    if not dist.is_initialized():
+        return numbers
+    parameters = list(model.parameters())
+    flat = torch.cat([p.detach().contiguous().view(-1) for p in parameters] + [torch.tensor(numbers)])
+    dist.all_reduce(flat)
+    start = 0
+    for parameter in parameters:
+        part = flat[start : start + parameter.numel()] / dist.get_world_size()
+        # the copy keeps the layout (channels last) that the parameter has
+        parameter.copy_(part.view(parameter.shape))
+        start += parameter.numel()
+    return flat[start:].tolist()

@@ -8,14 +8,11 @@ scorer's, frozen, and reaches the denoiser through cross-attention alone.
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,10 +21,10 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.training import scorer
-from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, scratch, signed
+from workbench.training.loop import MODELS, Clock, Log, agree, diffusers, every, keep, resume, scratch, signed, together
 
 FOLDER = MODELS / "emoji-unet"
-TWO = 0.2
+TWO = 0.3
 JITTER = Jitter(single=(0.8, 0.9), shift=0.02, loose=0.06)
 CHUNK = 500
 
@@ -152,23 +149,6 @@ def error(model: Any, clean: Tensor, states: Tensor, bars: Tensor, generator: to
     return (made.float() - goal).square().mean()
 
 
-@torch.no_grad()
-def agree(model: nn.Module, numbers: list[float]) -> list[float]:
-    """Average the weights over all workers in place; return the sum of each number over them."""
-    if not dist.is_initialized():
-        return numbers
-    parameters = list(model.parameters())
-    flat = torch.cat([p.detach().contiguous().view(-1) for p in parameters] + [torch.tensor(numbers)])
-    dist.all_reduce(flat)
-    start = 0
-    for parameter in parameters:
-        part = flat[start : start + parameter.numel()] / dist.get_world_size()
-        # the copy keeps the layout (channels last) that the parameter has
-        parameter.copy_(part.view(parameter.shape))
-        start += parameter.numel()
-    return flat[start:].tolist()
-
-
 def begin(model: Any, optimiser: torch.optim.Optimizer) -> tuple[Average, dict[str, Any]]:
     """Go on from the last checkpoint; where there is none, from the shipped weights; else from nothing."""
     past = resume("unet", model, optimiser)
@@ -186,21 +166,14 @@ def begin(model: Any, optimiser: torch.optim.Optimizer) -> tuple[Average, dict[s
 
 
 def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
-    """Train as one of several processes that average their weights every few seconds (local SGD).
-
-    Processes of one thread each keep their pace on a shared machine, where threads of one process wait for each
-    other at every operation.
-    """
-    torch.set_num_threads(settings["threads"])
+    """Train as one of several processes that average their weights every few seconds."""
     torch.manual_seed(settings["seed"] + rank)
-    if workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{settings['meet']}", rank=rank, world_size=workers)
     batch, lr, clean = settings["batch"], settings["lr"], Pool(World.load())
     model = build().to(memory_format=torch.channels_last)
     # the fused attention's backward is slow in bf16 on a CPU; the plain one is the same function
     model.set_attn_processor(AttnProcessor())
     texts = Texts(CLIPModel.from_pretrained(scorer.FOLDER).float(), CLIPTokenizer.from_pretrained(scorer.FOLDER))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average, past = begin(model, optimiser)
     step, samples = past.get("step", 0), past.get("samples", 0)
     clock = Clock(settings["minutes"], past.get("seconds", 0.0))
@@ -256,21 +229,8 @@ def train(
     It goes on from the last checkpoint, or from the shipped weights; without either it starts from nothing.
     `fill` must have encoded some scenes; `every` is the seconds between two averagings of the workers' weights.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "minutes": minutes,
-            "batch": batch,
-            "lr": lr,
-            "tail": tail,
-            "threads": threads,
-            "every": every,
-            "seed": seed,
-        }
-        settings["meet"] = f"{folder}/meet"
-        if workers > 1:
-            mp.start_processes(work, (workers, settings), workers, start_method="spawn")
-        else:
-            work(0, 1, settings)
+    settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "every": every, "seed": seed}
+    together(work, workers, threads, settings)
     return json.loads((FOLDER / "unet" / "training.json").read_text())["final"]
 
 

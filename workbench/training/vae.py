@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.blocks.world import World
-from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, signed
+from workbench.training.loop import MODELS, Clock, Log, agree, diffusers, every, keep, resume, signed, together
 
+FOLDER = MODELS / "emoji-unet" / "vae"
 CHANNELS = (24, 48, 96, 128)
 NOISE = 0.05
 
@@ -42,11 +43,11 @@ def build() -> Any:
     return model
 
 
-def pictures(world: World, seed: int, count: int) -> Tensor:
+def pictures(world: World, seed: tuple[int, ...], count: int) -> Tensor:
     """Draw training pictures [count, 3, 128, 128] in -1..1: most of the CPU tier, some of all seen."""
     rows = []
     for index in range(count):
-        draw = np.random.default_rng((seed, index))
+        draw = np.random.default_rng((*seed, index))
         plan = world.plan(draw, objects=world.tier if index % 4 else None)
         rows.append(world.draw(plan)[0])
     return signed(rows)
@@ -73,67 +74,88 @@ def measure(model: Any, world: World, count: int = 64) -> dict[str, float]:
     return {"psnr": float(-10 * error.log10().mean()), "mean": float(latent.mean()), "deviation": float(latent.std())}
 
 
-def fit(
-    model: Any, world: World, name: str, *, clock: Clock, log: Log, batch: int, lr: float, seed: int, past: dict
-) -> int:
-    """Train what of the model asks for gradients until the clock is over; return the steps made in all."""
+def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
+    """Train the whole autoencoder, or with `refine` the shipped decoder alone, then ship it."""
+    torch.manual_seed(settings["seed"] + rank)
+    world, model, scaling, name = World.load(), build(), None, "vae"
+    facts: dict[str, Any] = {"recipe": "vae", **settings}
+    if settings["refine"]:
+        shipped: Any = diffusers.AutoencoderKL.from_pretrained(FOLDER).float()
+        model.load_state_dict(shipped.state_dict())
+        model.encoder.requires_grad_(False)
+        name, scaling = "vae-decoder", shipped.config.scaling_factor
+        facts |= {"recipe": "vae, decoder refined", "encoder": json.loads((FOLDER / "training.json").read_text())}
+    model.to(memory_format=torch.channels_last)
     wanted = [p for p in model.parameters() if p.requires_grad]
-    frozen = not model.encoder.conv_in.weight.requires_grad
-    optimiser = torch.optim.AdamW(wanted, lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    if past:
-        optimiser.load_state_dict(past["optimiser"])
-    step, due = past.get("step", 0), every(60)
-    while clock.part < 1:
-        true = pictures(world, seed * 1_000_000 + step, batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(not frozen):
-                latent = model.encode(true).latent_dist.mean
-            # a little noise on the latents: the decoder will be given a denoiser's, not the encoder's
-            made = model.decode(latent + NOISE * torch.randn_like(latent)).sample
-        # differences give gradients of another layout, and convolutions then take a path three times slower
-        made.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
-        error = loss(made.float(), true, latent.float())
+    optimiser = torch.optim.AdamW(wanted, lr=settings["lr"], betas=(0.9, 0.98), weight_decay=1e-3)
+    past = resume(name, model, optimiser)
+    step, samples = past.get("step", 0), past.get("samples", 0)
+    clock, log = Clock(settings["minutes"], past.get("seconds", 0.0)), Log(facts, past.get("curve", []))
+    due, meet, seen, local, over = every(60), every(settings["every"]), 0, 0, False
+    while not over:
+        true = pictures(world, (settings["seed"], rank, step + local), settings["batch"])
+        error, l1 = miss(model, true, frozen=settings["refine"])
         optimiser.zero_grad()
         error.backward()
         torch.nn.utils.clip_grad_norm_(wanted, 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = lr * clock.rate(step, 50)
+            group["lr"] = settings["lr"] * clock.rate(local, 50)
         optimiser.step()
-        step += 1
-        if due() or clock.part >= 1:
-            log.add(step=step, seconds=clock.seconds, loss=error.item(), l1=F.l1_loss(made.float(), true).item())
-            keep(name, model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
-    return step
+        local, seen = local + 1, seen + len(true)
+        if not meet():
+            continue
+        total, part, mean = agree(model, [float(seen), clock.part, l1])
+        samples, seen, over = samples + int(total), 0, part / workers >= 1
+        if rank == 0 and (due() or over):
+            numbers = {"step": step + local, "samples": samples, "seconds": clock.seconds}
+            log.add(**numbers, l1=mean / workers)
+            keep(name, model, optimiser, **numbers, curve=log.curve)
+    if rank == 0:
+        ship(model, world, log, scaling, step=step + local, samples=samples, seconds=round(clock.seconds))
 
 
-def train(minutes: float = 10, batch: int = 8, lr: float = 1e-3, threads: int = 2, seed: int = 0) -> dict[str, float]:
+def miss(model: Any, true: Tensor, *, frozen: bool) -> tuple[Tensor, float]:
+    """Return the loss of one batch of pictures, and the mean absolute error; a `frozen` encoder gets no gradient."""
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.set_grad_enabled(not frozen):
+            latent = model.encode(true).latent_dist.mean
+        # a little noise on the latents: the decoder will be given a denoiser's, not the encoder's
+        made = model.decode(latent + NOISE * torch.randn_like(latent)).sample
+    # differences give gradients of another layout, and convolutions then take a path three times slower
+    made.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+    return loss(made.float(), true, latent.float()), F.l1_loss(made.float(), true).item()
+
+
+def train(
+    *,
+    minutes: float = 10,
+    batch: int = 4,
+    lr: float = 1e-3,
+    workers: int = 2,
+    threads: int = 1,
+    every: float = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-unet/vae."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    world, model = World.load(), build().to(memory_format=torch.channels_last)
-    past = resume("vae", model)
-    clock = Clock(minutes, past.get("seconds", 0.0))
-    log = Log({"recipe": "vae", "batch": batch, "lr": lr, "minutes": minutes}, past.get("curve", []))
-    step = fit(model, world, "vae", clock=clock, log=log, batch=batch, lr=lr, seed=seed, past=past)
-    return ship(model, world, log, step=step, samples=step * batch, seconds=round(clock.seconds))
+    settings = {"minutes": minutes, "batch": batch, "lr": lr, "every": every, "seed": seed}
+    together(work, workers, threads, {**settings, "refine": False})
+    return json.loads((FOLDER / "training.json").read_text())["final"]
 
 
-def refine(minutes: float = 15, batch: int = 4, lr: float = 6e-4, threads: int = 1, seed: int = 1) -> dict[str, float]:
+def refine(
+    *,
+    minutes: float = 15,
+    batch: int = 4,
+    lr: float = 6e-4,
+    workers: int = 2,
+    threads: int = 1,
+    every: float = 5,
+    seed: int = 1,
+) -> dict[str, Any]:
     """Train the shipped decoder alone; the encoder's latents, and so the denoiser, stay valid."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    world, model = World.load(), build()
-    shipped: Any = diffusers.AutoencoderKL.from_pretrained(MODELS / "emoji-unet" / "vae").float()
-    model.load_state_dict(shipped.state_dict())
-    model.encoder.requires_grad_(False)
-    model.to(memory_format=torch.channels_last)
-    past = resume("vae-decoder", model)
-    clock = Clock(minutes, past.get("seconds", 0.0))
-    before = json.loads((MODELS / "emoji-unet" / "vae" / "training.json").read_text())
-    facts = {"recipe": "vae, decoder refined", "batch": batch, "lr": lr, "minutes": minutes, "encoder": before}
-    log = Log(facts, past.get("curve", []))
-    step = fit(model, world, "vae-decoder", clock=clock, log=log, batch=batch, lr=lr, seed=seed, past=past)
-    return ship(model, world, log, shipped.config.scaling_factor, step=step, seconds=round(clock.seconds))
+    settings = {"minutes": minutes, "batch": batch, "lr": lr, "every": every, "seed": seed}
+    together(work, workers, threads, {**settings, "refine": True})
+    return json.loads((FOLDER / "training.json").read_text())["final"]
 
 
 def ship(model: Any, world: World, log: Log, scaling: float | None = None, **spent: float) -> dict[str, float]:
@@ -143,7 +165,6 @@ def ship(model: Any, world: World, log: Log, scaling: float | None = None, **spe
     small = build()
     small.load_state_dict(model.state_dict())
     small.register_to_config(scaling_factor=scaling or round(1 / final["deviation"], 4))
-    folder = MODELS / "emoji-unet" / "vae"
-    small.half().save_pretrained(folder)
-    log.write(folder, **final, **spent)
+    small.half().save_pretrained(FOLDER)
+    log.write(FOLDER, **final, **spent)
     return final

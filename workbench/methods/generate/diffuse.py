@@ -12,7 +12,8 @@ inpainting is the original picture's pixels, not its reconstruction. Otherwise e
 Licence of the reference: diffusers, Apache-2.0 (read, not copied); its function `StableDiffusionPipeline.__call__`.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,7 +30,7 @@ class Diffuse(Sampler):
     """Draw from noise, from a picture, or inside a mask."""
 
     card: ClassVar[Card] = Card("diffuse", "Diffusion", "arXiv 2207.12598", ("unet",), "seconds")
-    quick: ClassVar[dict[str, object]] = {"steps": 3, "guidance": 3.0}
+    quick: ClassVar[Mapping[str, Any]] = {"steps": 3, "guidance": 3.0}
 
     scheduler: Scheduler = Field(
         "dpm++",
