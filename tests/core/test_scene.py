@@ -116,6 +116,24 @@ def test_a_fitted_delta_is_kept_by_model_edits_before_and_settings(bundle: Bundl
     assert (kept.kind, dict(kept.text)) == ("weights", {"mean": str(FITS[0])})
 
 
+def test_one_fit_serves_every_strength_unless_the_edit_patches_in_its_own_way(bundle: Bundle) -> None:
+    class Own(Fade):
+        """Uses its strength as it pleases."""
+
+        def patch(self, bundle: Bundle, delta: Delta, patch: Any) -> None:
+            patch.delta(delta, self.strength**2)
+
+    assert Fade(strength=0.5).fit_key == Fade(strength=1.5).fit_key != Fade(concepts=("dog",)).fit_key
+    assert Fade(strength=0.5).key != Fade(strength=1.5).key
+    assert Own(strength=0.5).fit_key != Own(strength=1.5).fit_key
+    with using(bundle, Fade(strength=0.5)):
+        pass
+    kept = dict(bundle.store.kept)  # type: ignore[union-attr]
+    with using(bundle, Fade(strength=1.5)):
+        pass
+    assert bundle.store.kept == kept  # type: ignore[union-attr]
+
+
 def test_an_inner_use_never_takes_what_was_fitted_on_the_plain_model(bundle: Bundle) -> None:
     with using(bundle, Fade()), using(bundle, Shift()):
         nested = weight(bundle).clone()

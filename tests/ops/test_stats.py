@@ -30,6 +30,36 @@ def test_wilson_of_nothing_is_everything_and_of_nonsense_refused() -> None:
         stats.wilson(3, 2)
 
 
+#: Newcombe 1998, Statistics in Medicine 17:2635, table III, column of method 10: (both, first, second, neither), ends.
+NEWCOMBE = [
+    ((36, 12, 2, 0), (0.0569, 0.3404)),
+    ((20, 12, 2, 16), (0.0562, 0.3292)),
+]
+
+
+@pytest.mark.parametrize(("counts", "ends"), NEWCOMBE)
+def test_paired_differences_are_near_newcombes_table(
+    counts: tuple[int, int, int, int], ends: tuple[float, ...]
+) -> None:
+    gap, low, high = stats.paired_difference(*counts)
+    assert gap == pytest.approx(-0.2)
+    assert_close(torch.tensor([-high, -low]), torch.tensor(ends), atol=1e-3, rtol=0)
+
+
+def test_paired_differences_turn_around_and_stay_in_range() -> None:
+    gap, low, high = stats.paired_difference(3, 5, 1, 7)
+    back = stats.paired_difference(3, 1, 5, 7)
+    assert_close(torch.tensor(back), torch.tensor((-gap, -high, -low)))
+    assert low <= gap <= high
+    assert stats.paired_difference(0, 9, 0, 0)[0] == -1.0
+    assert stats.paired_difference(0, 0, 0, 0) == (0.0, -1.0, 1.0)
+    same = stats.paired_difference(6, 0, 0, 6)
+    assert same[0] == 0.0
+    assert -same[1] == pytest.approx(same[2])
+    with pytest.raises(AskError, match="negative"):
+        stats.paired_difference(1, -1, 0, 0)
+
+
 def test_bootstrap_covers_the_mean_and_does_not_mind_the_order() -> None:
     values = normal(50, 1, 0)[:, 0]
     low, high = stats.bootstrap(values)

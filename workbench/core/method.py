@@ -87,7 +87,7 @@ class Method(BaseModel):
     @property
     def key(self) -> str:
         """A hash of name and settings."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return _hash(self.to_json())
 
     def check(self, bundle: Bundle) -> None:
         """Raise `UnsupportedFamily` before any work when the model is of a family the card does not name."""
@@ -115,7 +115,10 @@ class Edit(Method):
     kind: ClassVar[Kind] = "edit"
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
-        """Work out the change, slowly and once; leaves the model as it is. Default: nothing to work out."""
+        """Work out the change, slowly and once; leaves the model as it is. Default: nothing to work out.
+
+        `strength` is left to `patch`: a delta is fitted once for all strengths.
+        """
         return Delta.none()
 
     def patch(self, bundle: Bundle, delta: Delta, patch: Patch) -> None:
@@ -126,6 +129,12 @@ class Edit(Method):
     def fits(cls) -> bool:
         """Whether the class has a `fit` of its own."""
         return cls.fit is not Edit.fit
+
+    @property
+    def fit_key(self) -> str:
+        """What a fitted delta is kept under: `key`, but the same for all strengths with the inherited `patch`."""
+        scaled = type(self).patch is Edit.patch
+        return _hash({name: value for name, value in self.to_json().items() if not (scaled and name == "strength")})
 
 
 class Lens(Method):
@@ -158,8 +167,12 @@ KINDS: dict[Kind, type[Method]] = {
 }
 _RESERVED = {
     *("method", "card", "kind", "quick", "neutral", "known", "key", "topic", "but", "check", "to_json", "fit", "fits"),
-    *("patch", "sample", "look", "score", "copy", "json", "schema", "dict", "construct", "validate"),
+    *("fit_key", "patch", "sample", "look", "score", "copy", "json", "schema", "dict", "construct", "validate"),
 }
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _refuse_reserved(cls: type[Method]) -> None:

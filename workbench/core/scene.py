@@ -42,10 +42,13 @@ def using(
 
 
 def fitted(edit: "Edit", bundle: Bundle, before: Sequence[str], tap: Tap = ignore) -> Delta:
-    """An edit's delta, from the store if it was fitted before on the same weights and after the same edits."""
+    """An edit's delta, from the store if it was fitted before on the same weights and after the same edits.
+
+    A change of `strength` alone needs no new fit.
+    """
     if not edit.fits():
         return Delta.none()
-    address = json.dumps([bundle.digest, list(before), edit.key])
+    address = json.dumps([bundle.digest, list(before), edit.fit_key])
     key = "delta/" + hashlib.sha256(address.encode()).hexdigest()[:32]
     kept = bundle.store.tensors(key) if bundle.store is not None else None
     if kept is not None:
