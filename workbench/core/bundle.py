@@ -140,7 +140,8 @@ class Site:
     `part` and `path` say where; `level` counts halvings of the latent grid (0 is the finest); `tokens` and `heads`
     are for the model's own size. Attention has `query key value out`, an mlp `up gate down`, as `Handle`s. A `skip`
     has `split`, the channel at which the skip connection starts in the module's input; `side` says which half of the
-    network (`down`, `mid`, `up`; "" where there is no such thing).
+    network (`down`, `mid`, `up`; "" where there is no such thing). In a joint attention over picture and text, `text`
+    says whether the text's tokens come `first` or `last`; `tokens` counts the picture's alone.
     """
 
     part: str
@@ -152,6 +153,7 @@ class Site:
     tokens: int | None = None
     heads: int | None = None
     split: int | None = None
+    text: Literal["", "first", "last"] = ""
     handles: Mapping[str, Handle] = field(default_factory=dict[str, Handle])
 
     @property

@@ -98,3 +98,74 @@ def spread(maps: Float[Tensor, "*B h w"]) -> Float[Tensor, "*B h w"]:
 def mean_tokens(maps: Float[Tensor, "*B N L"], tokens: Int[Tensor, " k"]) -> Float[Tensor, "*B N"]:
     """Average the maps of some text tokens, as for a word of several pieces."""
     return maps.index_select(-1, tokens.to(maps.device)).mean(-1)
+
+
+def overfocus(
+    weights: Float[Tensor, "*B N L"], mean: Float[Tensor, "*B L"], least: float = 2.0
+) -> Float[Tensor, "*B N"]:
+    """Cosine of each query's attention with the mean over all queries, both without what lies below `least` / L.
+
+    0 where queries look at different places or nowhere in particular, 1 where all look at the same few (Guo et al.
+    2023, arXiv 2306.05422: the term their diversification loss lowers, here for a head instead of the mean of heads).
+    """
+    floor = least / weights.shape[-1]
+    kept, middle = (torch.where(values >= floor, values, 0.0) for values in (weights.float(), mean.float()))
+    sizes = kept.norm(dim=-1) * middle.norm(dim=-1)[..., None]
+    dots = (kept @ middle[..., None])[..., 0]
+    return torch.where(sizes > 0, dots / sizes.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+
+
+def places(size: tuple[int, int]) -> Float[Tensor, "n 2"]:
+    """Row and column of each grid place's middle, 0..1 of the height and of the width, row by row."""
+    rows, columns = ((torch.arange(side) + 0.5) / side for side in size)
+    return torch.cartesian_prod(rows, columns).reshape(-1, 2)
+
+
+def reach(weights: Float[Tensor, "*B N L"], size: tuple[int, int], start: int = 0) -> Float[Tensor, "*B N"]:
+    """Mean distance of what places look at, over that of an even look: 0 looks at itself, 1 everywhere alike.
+
+    `weights` are the rows of places `start`, `start` + 1, ... over all L places of a grid (height, width).
+    """
+    at = places(size).to(weights)
+    apart = torch.cdist(at[start : start + weights.shape[-2]], at)  # [N, L]
+    even = apart.mean(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (weights.float() * apart).sum(-1) / even
+
+
+def downward(weights: Float[Tensor, "*B N L"], size: tuple[int, int]) -> Float[Tensor, "*B N"]:
+    """How far below the middle a place looks on average, -0.5 (top) .. 0.5 (bottom); 0 for an even look."""
+    return weights.float() @ (places(size)[:, 0].to(weights) - 0.5)
+
+
+def roll(weights: Float[Tensor, "B A N N"], before: Float[Tensor, "B N N"] | None = None) -> Float[Tensor, "B N N"]:
+    """One layer of attention rollout: (mean over heads + I), rows summing to one, times what came before.
+
+    Abnar and Zuidema 2020, arXiv 2005.00928, eq. 1.
+    """
+    layer = mean_heads(weights) + torch.eye(weights.shape[-1], device=weights.device)
+    layer = layer / layer.sum(-1, keepdim=True)
+    return layer if before is None else layer @ before
+
+
+def relevance(weights: Float[Tensor, "B A N N"], gradients: Float[Tensor, "B A N N"],
+              before: Float[Tensor, "B N N"]) -> Float[Tensor, "B N N"]:  # fmt: skip
+    """One layer of transformer relevance: R + mean over heads of (gradient x weight) cut at 0, times R.
+
+    Chefer et al. 2021, arXiv 2103.15679, eq. 5 and 6.
+    """
+    return before + mean_heads((gradients * weights).clamp_min(0)) @ before
+
+
+def principal(features: Float[Tensor, "N D"], count: int = 3) -> Float[Tensor, "N count"]:
+    """The first principal components of N features, each scaled to 0..1, with a sign that follows from the data.
+
+    The sign makes the component's third moment positive, so that the rarer side is bright. Missing ones are 0.
+    """
+    centred = features.double() - features.double().mean(0)
+    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    scores = (left * sizes)[:, :count]
+    scores = torch.where(scores.pow(3).sum(0) < 0, -scores, scores)
+    low, high = scores.amin(0), scores.amax(0)
+    even = (scores - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
+    found = torch.where(high - low > 1e-9 * sizes[:1].clamp_min(1e-30), even, 0.0).float()
+    return F.pad(found, (0, count - found.shape[1]))
