@@ -84,8 +84,8 @@ def text_sites(bundle: Bundle, method: str) -> tuple[Site, ...]:
     found = bundle.sites("cross-attention")
     if not found:
         raise MissingPart(
-            f"{method} edits cross-attention; {bundle.name} is a {bundle.family} model without any. Take a text-to-image "
-            "model of the Stable Diffusion family."
+            f"{method} edits cross-attention; {bundle.name} is a {bundle.family} model without any. Take a model "
+            "of the Stable Diffusion family."
         )
     return found
 
@@ -138,7 +138,7 @@ def _world(bundle: Bundle) -> World | None:
 def _refuse_unknown(bundle: Bundle, method: str, concept: str) -> None:
     read = tokens(bundle, concept)
     most = bundle.shapes.text[0] - 2
-    if not read or len(read) > most:
+    if not read or len(read) >= most:
         why = f"is longer than the {most} tokens of a prompt" if read else "has no token in it"
         raise AskError(f"{method}: {concept[:60]!r} {why} that {bundle.name} reads. Use other words.")
     world = _world(bundle)

@@ -146,7 +146,8 @@ def places(bundle: Bundle, phrases: Sequence[Phrase], ids: Int[Tensor, "R L"]) -
         place = Place(start, start + counts[phrase.subject.strip()], 1 + len(_inner(row, end)))
         if place.stop > place.end:
             raise AskError(
-                f"{phrase.text[:80]!r} is longer than the {ids.shape[1] - 2} tokens that {bundle.name} reads. Shorten it."
+                f"{phrase.text[:80]!r} is longer than the {ids.shape[1] - 2} tokens that {bundle.name} reads. "
+                "Shorten it."
             )
         found.append(place)
     return found
