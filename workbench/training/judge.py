@@ -39,11 +39,11 @@ def truth(world: World, plans: list[Plan], covers: list[list[np.ndarray]]) -> tu
 
 
 def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Draw pictures [B, 3, 128, 128] in -1..1 and their truth: half of the CPU tier, one in sixteen empty."""
+    """Draw pictures [B, 3, 128, 128] in -1..1 and their truth: most of the CPU tier, one in sixteen empty."""
     draw = np.random.default_rng(seed)
     plans, rows, covers = [], [], []
     for index in range(count):
-        pool = world.tier if index % 2 else None
+        pool = world.tier if index % 4 else None
         plan = world.plan(draw, pool, world.styles, two=0.3, held_out=True, jitter=JITTER)
         picture, _, shown = world.draw(plan)
         if draw.random() < 1 / 16:

@@ -200,6 +200,7 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
         if not meet():
             continue
         total, part, mean = agree(model, [float(seen), clock.part, float(np.mean(recent[-100:]))])
+        meet = every(settings["every"])  # from now on, or the workers would wait for each other at every meeting
         step, samples, seen, over = local + past.get("step", 0), samples + int(total), 0, part / workers >= 1
         average.update(model)
         clean.refresh()

@@ -105,6 +105,7 @@ def work(rank: int, workers: int, settings: dict[str, Any]) -> None:
         if not meet():
             continue
         total, part, mean = agree(model, [float(seen), clock.part, l1])
+        meet = every(settings["every"])  # from now on, or the workers would wait for each other at every meeting
         samples, seen, over = samples + int(total), 0, part / workers >= 1
         if rank == 0 and (due() or over):
             numbers = {"step": step + local, "samples": samples, "seconds": clock.seconds}
