@@ -1,0 +1,342 @@
+"""The one loop of score distillation: a model learns to say at some prompts what the untrained one says at others.
+
+A recipe is a source of noisy states x a policy of timesteps x terms of the loss (made score, goal score, space) x a
+parameter group x hooks. Scores are written as in the papers:
+
+    empty, concept = teacher("empty"), teacher("concept")
+    Pull(student("concept"), empty - 1.0 * (concept - empty))
+
+Every iteration asks the network once with gradient, for all roles at a time; what the untrained network said on its
+walks is not asked again. The bundle is bit for bit what it was; the change comes back as a Delta.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.blocks.groups import Group, Trainee, select
+from workbench.blocks.pools import Lesson, Room, Source, Space, States, Times, joined, progress, uniform
+from workbench.core.bundle import Bundle, Condition
+from workbench.core.delta import Delta
+from workbench.core.errors import CheckpointMismatch, MethodError, Stopped
+from workbench.core.patch import Patch
+from workbench.core.tape import Tap, ignore
+from workbench.ops.noise import row_generator
+
+Who = Literal["teacher", "student", "truth"]
+Gradients = dict[str, Tensor]
+
+KEEP = 100  # iterations between what is kept for a restart
+
+
+@dataclass(frozen=True)
+class Score:
+    """A linear combination of predictions at one x_t: coefficients by who speaks and in which role."""
+
+    parts: tuple[tuple[Who, str, float], ...]
+
+    def __add__(self, other: "Score") -> "Score":
+        total: dict[tuple[Who, str], float] = {}
+        for who, role, factor in (*self.parts, *other.parts):
+            total[who, role] = total.get((who, role), 0.0) + factor
+        return Score(tuple((*key, factor) for key, factor in total.items() if factor))
+
+    def __mul__(self, factor: float) -> "Score":
+        return Score(tuple((who, role, factor * mine) for who, role, mine in self.parts))
+
+    def __rmul__(self, factor: float) -> "Score":
+        return self * factor
+
+    def __sub__(self, other: "Score") -> "Score":
+        return self + other * -1.0
+
+    @property
+    def total(self) -> float:
+        """The sum of coefficients."""
+        return sum(factor for _, _, factor in self.parts)
+
+    def roles(self, who: Who) -> tuple[str, ...]:
+        """The roles in which someone speaks."""
+        return tuple(role for speaker, role, _ in self.parts if speaker == who)
+
+    def value(self, said: Callable[[Who, str], Tensor]) -> Tensor:
+        """The combination of what was said."""
+        first, *rest = (factor * said(who, role) for who, role, factor in self.parts)
+        return sum(rest, first)
+
+
+def teacher(role: str) -> Score:
+    """The untrained network's prediction."""
+    return Score((("teacher", role, 1.0),))
+
+
+def student(role: str) -> Score:
+    """The network's prediction as it is by now; held constant where it stands in a goal."""
+    return Score((("student", role, 1.0),))
+
+
+TRUTH = Score((("truth", "", 1.0),))
+
+
+@dataclass(eq=False)
+class Batch:
+    """What an iteration learns at. `conds` are its conditions by role; a companion may set some."""
+
+    room: Room
+    states: States
+    conds: dict[str, Condition]
+    live: dict[str, Tensor]
+    still: dict[tuple[Who, str], Tensor]
+
+    def cond(self, role: str) -> Condition:
+        """What the network is told in a role."""
+        if role not in self.conds:
+            self.conds[role] = self.room.cond(self.states.lesson.tolist(), role)
+        return self.conds[role]
+
+    def made(self, who: Who, role: str) -> Tensor:
+        """The student's word, with gradient."""
+        return self.live[role]
+
+    def goal(self, who: Who, role: str) -> Tensor:
+        """A constant: the truth, the untrained network's word, or the student's own."""
+        return self.still[who, role]
+
+
+class Term(Protocol):
+    """One summand of the loss; `made` and `goal` say whose words it needs."""
+
+    @property
+    def made(self) -> Score:
+        """The student's words, asked for with gradient."""
+        ...
+
+    @property
+    def goal(self) -> Score:
+        """Words held constant."""
+        ...
+
+    def __call__(self, batch: Batch) -> Float[Tensor, ""]:
+        """The summand's value."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pull:
+    """weight x mean over rows of |f (made - goal)|^2, for rows whose t / T is in `span` (the lower end included).
+
+    f turns differences of predictions into differences of noises or of clean latents, so the coefficients of both
+    scores must have one sum. Raises `MethodError` where they do not.
+    """
+
+    made: Score
+    goal: Score
+    weight: float = 1.0
+    space: Space = "prediction"
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if abs(self.made.total - self.goal.total) > 1e-9:
+            raise MethodError(
+                f"A score of total {self.made.total:g} is pulled to one of {self.goal.total:g}; make them equal."
+            )
+        if len(self.made.roles("student")) != len(self.made.parts):
+            raise MethodError("Only what the student says can be pulled.")
+
+    def __call__(self, batch: Batch) -> Float[Tensor, ""]:
+        """The summand's value; rows outside the span count as zero."""
+        states, kernel = batch.states, batch.room.kernel
+        gap = self.made.value(batch.made) - self.goal.value(batch.goal)
+        gap = kernel.factor(self.space, states.t, gap) * gap
+        when = states.t / len(kernel.bars)
+        inside = ((when >= self.span[0]) & (when < self.span[1])).to(gap)
+        return self.weight * (gap.square().flatten(1).mean(1) * inside).mean()
+
+
+class Companion(Protocol):
+    """Something that learns beside the student: an adversary, a critic."""
+
+    def before(self, batch: Batch) -> None:
+        """Called at every iteration before anyone is asked; may set conditions of the batch."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it needs to go on after a restart."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What is learned, where, when, in which space, by which parameters, and how fast.
+
+    `combine` gets the gradients of every term apart and returns those to follow; without it their sum is followed.
+    `attach` may observe the student's network through the patch.
+    """
+
+    lessons: Sequence[Lesson]
+    terms: Sequence[Term]
+    source: Source
+    group: Group = "xattn"
+    rank: int = 0
+    alpha: float = 0.0
+    masks: Mapping[str, Tensor] | None = None
+    iterations: int = 200
+    batch: int = 4
+    rate: float = 1e-4
+    decay: float = 0.0
+    times: Times = uniform
+    combine: Callable[[Sequence[Gradients]], Gradients] | None = None
+    companion: Companion | None = None
+    attach: Callable[[Patch], None] | None = None
+    seed: int = 0
+
+
+def distill(bundle: Bundle, recipe: Recipe, tap: Tap = ignore, name: str = "") -> Delta:
+    """Train by a recipe; the change as a Delta of kind `weights`.
+
+    With a `name` (the method's `fit_key`) and a store, a run that was stopped goes on where it was, to the same bits.
+    Every walk's step and every iteration is shown to `tap`. Raises `CheckpointMismatch` when the loss is not finite.
+    """
+    tick = progress(tap, recipe.source.ticks(recipe.iterations) + recipe.iterations)
+    with torch.inference_mode(False), torch.enable_grad(), Patch(bundle) as patch:
+        trainee = Trainee(
+            patch, select(bundle, recipe.group), rank=recipe.rank, alpha=recipe.alpha, seed=recipe.seed,
+            masks=recipe.masks)  # fmt: skip
+        if recipe.attach is not None:
+            recipe.attach(patch)
+        room = Room(bundle, recipe.lessons, trainee, seed=recipe.seed, tick=tick)
+        return _Fit(room, recipe, trainee, name).run()
+
+
+class _Fit:
+    def __init__(self, room: Room, recipe: Recipe, trainee: Trainee, name: str) -> None:
+        self.room, self.recipe, self.trainee = room, recipe, trainee
+        self.optimiser = torch.optim.AdamW(trainee.values, lr=recipe.rate, weight_decay=recipe.decay)
+        address = json.dumps([room.bundle.digest, list(room.bundle.seams.edits), name])
+        self.key = "distill/" + hashlib.sha256(address.encode()).hexdigest()[:32] if name else ""
+
+    def run(self) -> Delta:
+        recipe, refresh = self.recipe, self.recipe.source.refresh
+        start, pool = self._restore(), None
+        for index in range(start, recipe.iterations):
+            done = index
+            try:
+                if pool is None or (refresh and index % refresh == 0):
+                    pool = recipe.source.fill(self.room, index // refresh if refresh else 0)
+                states = pool.draw(self.room, recipe.times, recipe.batch, self._generator(index))
+                self._learn(states, index)
+                done = index + 1
+                self.room.tick(float(states.t.float().mean()))
+            except Stopped:
+                self._keep(done)
+                raise
+            if done % KEEP == 0 and done < recipe.iterations:
+                self._keep(done)
+        self._forget()
+        text = {"group": recipe.group, "iterations": str(recipe.iterations), "rank": str(recipe.rank)}
+        return self.trainee.delta(text)
+
+    def _generator(self, index: int) -> torch.Generator:
+        return row_generator(self.recipe.seed, "iteration", index)
+
+    def _learn(self, states: States, index: int) -> None:
+        recipe, trainee = self.recipe, self.trainee
+        batch = Batch(self.room, states, {}, {}, {})
+        if recipe.companion is not None:
+            recipe.companion.before(batch)
+        answer(batch, recipe.terms)
+        losses = [term(batch) for term in recipe.terms]
+        total = sum(losses[1:], losses[0])
+        if not torch.isfinite(total):
+            raise CheckpointMismatch(
+                f"The loss is {float(total)} after {index} iterations at rate {recipe.rate:g}, so nothing was kept. "
+                "Lower the rate, or load the model in a wider dtype."
+            )
+        if recipe.combine is None:
+            gradients = self._gradients(total, False)
+        else:
+            gradients = recipe.combine([self._gradients(loss, True) for loss in losses])
+        trainee.take(gradients)
+        self.optimiser.step()
+        trainee.settle()
+
+    def _gradients(self, loss: Tensor, again: bool) -> Gradients:
+        if not loss.requires_grad:
+            return {}
+        found = torch.autograd.grad(loss, self.trainee.live, retain_graph=again, allow_unused=True)
+        return {key: grad for key, grad in zip(self.trainee.keys, found, strict=True) if grad is not None}
+
+    def _keep(self, index: int) -> None:
+        """Keep what a restart needs; within a student's walks only its state at their beginning would do."""
+        store, refresh = self.room.bundle.store, self.recipe.source.refresh
+        if store is None or not self.key or not index or (refresh and index % refresh):
+            return
+        tensors = {f"value.{i}": value for i, value in enumerate(self.trainee.values)}
+        for i, value in enumerate(self.trainee.values):
+            state: dict[str, Any] = self.optimiser.state[value]
+            tensors |= {f"state.{i}.{name}": part for name, part in state.items()}
+        if self.recipe.companion is not None:
+            tensors |= {f"companion.{name}": value for name, value in self.recipe.companion.tensors().items()}
+        store.keep_tensors(self.key, tensors, {"iteration": str(index)})
+
+    def _forget(self) -> None:
+        """A finished fit needs no restart."""
+        store = self.room.bundle.store
+        if store is not None and self.key and store.tensors(self.key) is not None:
+            store.keep_tensors(self.key, {}, {"iteration": "0"})
+
+    def _restore(self) -> int:
+        """Go on from what was kept: the iteration to do next."""
+        store = self.room.bundle.store
+        kept = store.tensors(self.key) if store is not None and self.key else None
+        index = int(kept[1].get("iteration", "0")) if kept else 0
+        if not kept or not 0 < index <= self.recipe.iterations:
+            return 0
+        tensors = kept[0]
+        with torch.no_grad():
+            for i, value in enumerate(self.trainee.values):
+                value.copy_(tensors[f"value.{i}"])
+                head = f"state.{i}."
+                state = {name.removeprefix(head): part for name, part in tensors.items() if name.startswith(head)}
+                self.optimiser.state[value] = {k: v if k == "step" else v.to(value) for k, v in state.items()}
+        self.trainee.settle()
+        if self.recipe.companion is not None:
+            mine = {k.removeprefix("companion."): v for k, v in tensors.items() if k.startswith("companion.")}
+            self.recipe.companion.restore(mine)
+        return index
+
+
+def answer(batch: Batch, terms: Sequence[Term]) -> None:
+    """Ask everyone whom the terms need: the untrained network where it has not said it, then the student, once."""
+    states, room = batch.states, batch.room
+    goals = list(dict.fromkeys(part[:2] for term in terms for part in term.goal.parts))
+    live = list(dict.fromkeys(role for term in terms for role in term.made.roles("student")))
+    batch.still |= {("teacher", role): value for role, value in states.known.items() if role not in batch.conds}
+    if states.truth is not None:
+        batch.still["truth", ""] = states.truth
+    unsaid = [role for who, role in goals if who == "teacher" and (who, role) not in batch.still]
+    batch.still |= {("teacher", role): said for role, said in _ask(batch, unsaid, room.base).items()}
+    constant = [role for who, role in goals if who == "student"]
+    with torch.no_grad():
+        alone = _ask(batch, [role for role in constant if role not in live], room.predict)
+    batch.live |= _ask(batch, live, room.predict)
+    batch.still |= {("student", role): alone[role] if role in alone else batch.live[role].detach() for role in constant}
+
+
+def _ask(batch: Batch, roles: Sequence[str], ask: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """One call for all roles."""
+    if not roles:
+        return {}
+    x, t, count = batch.states.x, batch.states.t, len(roles)
+    made = ask(x.repeat(count, 1, 1, 1), t.repeat(count), joined([batch.cond(role) for role in roles]))
+    return dict(zip(roles, made.chunk(count), strict=True))
