@@ -115,9 +115,12 @@ def sheet(pictures: Pixels, columns: int = 16) -> Image.Image:
 
 
 def train(
-    out: str = "", steps: int = 20, scale: float = 4.0, checkpoint: bool = False, threads: int = 2, count: int = 128
+    out: str = "", steps: int = 20, scale: float = 5.0, checkpoint: bool = False, threads: int = 2, count: int = 128
 ) -> dict[str, Any]:
-    """Sample the fixed prompts with the shipped family (or the last checkpoint); write a sheet and numbers."""
+    """Sample the fixed prompts with the shipped family (or the last checkpoint); write sheets and numbers to `out`.
+
+    The contact sheet is the first sixteen prompts, whatever they show.
+    """
     torch.set_num_threads(threads)
     world = World.load()
     rows = fixed(world)[:count]
@@ -131,5 +134,6 @@ def train(
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         sheet(pictures).save(folder / "sheet.png")
-        (folder / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        sheet(pictures[:16], 8).save(folder / "contact-sheet.webp", quality=90)
+        (folder / "evaluation.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return numbers
