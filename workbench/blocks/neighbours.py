@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.blocks.concepts import synonyms
+from workbench.blocks.concepts import ConceptSet, synonyms
 from workbench.blocks.spans import Phrase, places, read_all
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle
@@ -104,3 +104,15 @@ def suggest(
     rows = [[word for word, _ in words.near(target, count, leave_out=sorted(own))] for target in targets]
     turns = (row[i] for i in range(max(map(len, rows), default=0)) for row in rows if i < len(row))
     return tuple(dict.fromkeys(turns))[:count]
+
+
+def kept_words(bundle: Bundle, wanted: ConceptSet, count: int = 100) -> tuple[str, ...]:
+    """The preserve list, or without one the model's vocabulary (styles with it) less the targets and their synonyms."""
+    if wanted.preserve:
+        return wanted.preserve
+    own = {word.lower() for target in wanted.targets for word in (target, *synonyms(bundle, target))}
+    world = bundle.world
+    styles = (
+        tuple(s for s in world.styles if s not in world.split["held_out_styles"]) if isinstance(world, World) else ()
+    )
+    return tuple(word for word in (*vocabulary(bundle, count), *styles) if word.lower() not in own)
