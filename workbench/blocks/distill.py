@@ -13,11 +13,11 @@ walks is not asked again. The bundle is bit for bit what it was; the change come
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.blocks.groups import Group, Trainee, select
@@ -86,19 +86,20 @@ TRUTH = Score((("truth", "", 1.0),))
 
 @dataclass(eq=False)
 class Batch:
-    """What an iteration learns at. `conds` are its conditions by role; a companion may set some."""
+    """What an iteration learns at. A companion may set the condition of all rows in a role through `conds`.
+
+    Predictions are [N, C, h, w], zeros in rows whose lesson lacks the role.
+    """
 
     room: Room
     states: States
-    conds: dict[str, Condition]
-    live: dict[str, Tensor]
-    still: dict[tuple[Who, str], Tensor]
+    conds: dict[str, Condition] = field(default_factory=dict[str, Condition])
+    live: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    still: dict[tuple[Who, str], Tensor] = field(default_factory=dict[tuple[Who, str], Tensor])
 
-    def cond(self, role: str) -> Condition:
-        """What the network is told in a role."""
-        if role not in self.conds:
-            self.conds[role] = self.room.cond(self.states.lesson.tolist(), role)
-        return self.conds[role]
+    def told(self, role: str) -> Int[Tensor, " N"]:
+        """Which text each row is told in a role, -1 where its lesson has no such role."""
+        return self.room.told(self.states.lesson, role)
 
     def made(self, who: Who, role: str) -> Tensor:
         """The student's word, with gradient."""
@@ -129,7 +130,7 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class Pull:
-    """weight x mean over rows of |f (made - goal)|^2, for rows whose t / T is in `span` (the lower end included).
+    """weight x mean over rows of |f (made - goal)|^2; rows without the roles, or with t / T outside `span`, count as 0.
 
     f turns differences of predictions into differences of noises or of clean latents, so the coefficients of both
     scores must have one sum. Raises `MethodError` where they do not.
@@ -150,13 +151,15 @@ class Pull:
             raise MethodError("Only what the student says can be pulled.")
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
-        """The summand's value; rows outside the span count as zero."""
+        """The summand's value; the lower end of the span is inside."""
         states, kernel = batch.states, batch.room.kernel
         gap = self.made.value(batch.made) - self.goal.value(batch.goal)
         gap = kernel.factor(self.space, states.t, gap) * gap
         when = states.t / len(kernel.bars)
-        inside = ((when >= self.span[0]) & (when < self.span[1])).to(gap)
-        return self.weight * (gap.square().flatten(1).mean(1) * inside).mean()
+        inside = (when >= self.span[0]) & (when < self.span[1])
+        for who, role, _ in (*self.made.parts, *self.goal.parts):
+            inside = inside & (batch.told(role) >= 0) if who != "truth" else inside
+        return self.weight * (gap.square().flatten(1).mean(1) * inside.to(gap)).mean()
 
 
 class Companion(Protocol):
@@ -251,7 +254,7 @@ class _Fit:
 
     def _learn(self, states: States, index: int) -> None:
         recipe, trainee = self.recipe, self.trainee
-        batch = Batch(self.room, states, {}, {}, {})
+        batch = Batch(self.room, states)
         if recipe.companion is not None:
             recipe.companion.before(batch)
         answer(batch, recipe.terms)
@@ -318,14 +321,13 @@ class _Fit:
 
 def answer(batch: Batch, terms: Sequence[Term]) -> None:
     """Ask everyone whom the terms need: the untrained network where it has not said it, then the student, once."""
-    states, room = batch.states, batch.room
+    room = batch.room
     goals = list(dict.fromkeys(part[:2] for term in terms for part in term.goal.parts))
     live = list(dict.fromkeys(role for term in terms for role in term.made.roles("student")))
-    batch.still |= {("teacher", role): value for role, value in states.known.items() if role not in batch.conds}
-    if states.truth is not None:
-        batch.still["truth", ""] = states.truth
-    unsaid = [role for who, role in goals if who == "teacher" and (who, role) not in batch.still]
-    batch.still |= {("teacher", role): said for role, said in _ask(batch, unsaid, room.base).items()}
+    if batch.states.truth is not None:
+        batch.still["truth", ""] = batch.states.truth
+    told = [role for who, role in goals if who == "teacher"]
+    batch.still |= {("teacher", role): said for role, said in _ask(batch, told, room.base, batch.states.said).items()}
     constant = [role for who, role in goals if who == "student"]
     with torch.no_grad():
         alone = _ask(batch, [role for role in constant if role not in live], room.predict)
@@ -333,10 +335,29 @@ def answer(batch: Batch, terms: Sequence[Term]) -> None:
     batch.still |= {("student", role): alone[role] if role in alone else batch.live[role].detach() for role in constant}
 
 
-def _ask(batch: Batch, roles: Sequence[str], ask: Callable[..., Tensor]) -> dict[str, Tensor]:
-    """One call for all roles."""
-    if not roles:
-        return {}
-    x, t, count = batch.states.x, batch.states.t, len(roles)
-    made = ask(x.repeat(count, 1, 1, 1), t.repeat(count), joined([batch.cond(role) for role in roles]))
-    return dict(zip(roles, made.chunk(count), strict=True))
+def _ask(
+    batch: Batch, roles: Sequence[str], ask: Callable[..., Tensor], said: Sequence[tuple[Tensor, Tensor]] = ()
+) -> dict[str, Tensor]:
+    """What is said in some roles: of what is not known yet, in one call."""
+    states, room = batch.states, batch.room
+    answers = {role: torch.zeros_like(states.x) for role in roles}
+    open_rows: list[Tensor] = []
+    conds: list[Condition] = []
+    for role in roles:
+        told = batch.told(role)
+        wanted = told >= 0
+        for known, made in said if role not in batch.conds else ():
+            hit = wanted & (known == told)
+            answers[role][hit] = made[hit].to(answers[role])
+            wanted &= ~hit
+        rows = wanted.nonzero()[:, 0]
+        open_rows.append(rows)
+        if len(rows):
+            conds.append(batch.conds[role].rows(rows.tolist()) if role in batch.conds else room.cond(told[rows]))
+    if conds:
+        index = torch.cat(open_rows)
+        made = ask(states.x[index], states.t[index], joined(conds)).to(states.x.dtype)
+        parts = made.split([len(rows) for rows in open_rows])
+        for role, rows, part in zip(roles, open_rows, parts, strict=True):
+            answers[role] = answers[role].index_copy(0, rows.to(part.device), part)
+    return answers

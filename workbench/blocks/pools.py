@@ -1,13 +1,13 @@
 """Where a fit learns: prompts by role, and noisy states on the model's own way or on pictures that it drew.
 
-A lesson says for each role ("concept", "anchor", "empty" ...) the prompt that the network is told; None is what
-sampling tells it where there is no prompt. States are reused for many steps of the optimiser, and what the untrained
-network said on the way is kept with them, so it is not asked twice.
+A lesson says for each of its roles ("concept", "anchor", "empty", "kept" ...) the prompt that the network is told; None
+is what sampling tells it where there is no prompt. States are reused for many steps of the optimiser, and what the
+untrained network said on the way is kept with them, so it is not asked twice.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -72,19 +72,22 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """Noisy latents x_t to learn at, their timesteps and lessons; the truth and the base's words where known."""
+    """Noisy latents x_t to learn at, their timesteps and lessons, and the truth where it is known.
+
+    `said` holds what the untrained network said there: pairs of which text each row was told and the prediction.
+    """
 
     x: Float[Tensor, "N C h w"]
     t: Int[Tensor, " N"]
     lesson: Int[Tensor, " N"]
     truth: Tensor | None = None
-    known: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    said: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def rows(self, index: Tensor) -> "States":
         """Some of them, in this order."""
         truth = None if self.truth is None else self.truth[index]
-        known = {role: value[index] for role, value in self.known.items()}
-        return States(self.x[index], self.t[index], self.lesson[index], truth, known)
+        said = tuple((told[index], made[index]) for told, made in self.said)
+        return States(self.x[index], self.t[index], self.lesson[index], truth, said)
 
 
 class Room:
@@ -101,17 +104,22 @@ class Room:
         with torch.no_grad():
             empty = condition(bundle, Ask(prompts=[""]), True, self.size).rows([0])
             texts = [condition(bundle, Ask(prompts=prompts), False, self.size)] if prompts else []
-        self._texts = joined([empty, *texts])
+        self.texts = joined([empty, *texts])
         self._row: dict[str | None, int] = {None: 0, **{prompt: i + 1 for i, prompt in enumerate(prompts)}}
 
-    def cond(self, lessons: Sequence[int], role: str) -> Condition:
-        """What the network is told of some lessons in a role; rows that are told nothing have the role `uncond`."""
-        index = [self._row[self.lessons[lesson][role]] for lesson in lessons]
-        return replace(self._texts.rows(index), roles=tuple("cond" if i else "uncond" for i in index))
+    def row(self, prompt: str | None) -> int:
+        """The row of `texts` of a lesson's prompt, 0 for none."""
+        return self._row[prompt]
 
-    def untold(self, count: int) -> Condition:
-        """The condition of rows without a prompt."""
-        return replace(self._texts.rows([0] * count), roles=("uncond",) * count)
+    def told(self, lessons: Int[Tensor, " N"], role: str) -> Int[Tensor, " N"]:
+        """Which text each lesson tells in a role: a row of `texts`, 0 for no prompt, -1 where it has no such role."""
+        rows = [self._row[lesson[role]] if role in lesson else -1 for lesson in self.lessons]
+        return torch.tensor(rows)[lessons]
+
+    def cond(self, told: Int[Tensor, " N"]) -> Condition:
+        """The condition of texts by row; that of no prompt has the role `uncond`."""
+        rows: list[int] = told.tolist()
+        return replace(self.texts.rows(rows), roles=tuple("cond" if row else "uncond" for row in rows))
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The network's words in float32 (or wider), at the room's precision."""
@@ -182,15 +190,16 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class Walks:
-    """States on the way from noise to pictures of a role: `count` walks of `steps` DDIM steps under guidance.
+    """States on the way from noise to pictures: `count` walks of `steps` DDIM steps under guidance.
 
-    The base walks once; the student walks anew every `refresh` steps of the optimiser, as it is by then.
+    A lesson's walk follows its prompt in the first of `roles` that it has. The base walks once; the student walks anew
+    every `refresh` steps of the optimiser, as it is by then.
     """
 
     count: int = 16
     steps: int = 20
     guidance: float = 3.0
-    role: str = "concept"
+    roles: tuple[str, ...] = ("concept", "kept")
     by: Literal["base", "student"] = "base"
     refresh: int = 0
 
@@ -202,24 +211,27 @@ class Walks:
     @torch.no_grad()
     def fill(self, room: Room, turn: int) -> "Pool":
         """Walk; lessons take turns."""
-        order = [k % len(room.lessons) for k in range(self.count)]
+        order = torch.arange(self.count) % len(room.lessons)
         parts: list[States] = []
         with room.resting() if self.by == "base" else nullcontext():
             for start in range(0, self.count, CHUNK):
-                draws = [
-                    row_generator(room.seed, "walk", turn, k) for k in range(start, min(start + CHUNK, self.count))
-                ]
-                parts.append(self._walk(room, order[start : start + CHUNK], draws))
-        known = {role: torch.cat([part.known[role] for part in parts]) for role in parts[0].known}
+                lessons = order[start : start + CHUNK]
+                draws = [row_generator(room.seed, "walk", turn, start + k) for k in range(len(lessons))]
+                parts.append(self._walk(room, lessons, draws))
+        said = [(torch.cat([part.said[i][0] for part in parts]), torch.cat([part.said[i][1] for part in parts]))
+                for i in range(len(parts[0].said))]  # fmt: skip
         whole = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "t", "lesson"))
-        return Visited(States(*whole, None, known))
+        return Visited(States(*whole, None, tuple(said)))
 
-    def _walk(self, room: Room, lessons: list[int], draws: list[torch.Generator]) -> States:
+    def _walk(self, room: Room, lessons: Tensor, draws: list[torch.Generator]) -> States:
         count, seen = len(lessons), list[tuple[Tensor, Tensor, Tensor]]()
-        cond = replace(room.cond(lessons, self.role), seeds=tuple(range(count)))
+        told = torch.stack([room.told(lessons, role) for role in self.roles])
+        told = told.gather(0, (told >= 0).int().argmax(0, keepdim=True))[0]
+        seeds = tuple(range(count))
+        cond = replace(room.cond(told), seeds=seeds, roles=("cond",) * count)
         guided = self.guidance > 1
         if guided:
-            cond = joined([replace(room.untold(count), seeds=cond.seeds), replace(cond, roles=("cond",) * count)])
+            cond = joined([replace(room.cond(torch.zeros_like(told)), seeds=seeds), cond])
 
         def spy(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def predict(x: Tensor, t: Tensor, now: Condition) -> Tensor:
@@ -236,13 +248,13 @@ class Walks:
         with Patch(room.bundle) as patch:
             patch.wrap("predict", spy)
             loop(Walk(room.bundle, cond, scheduler, self.guidance, tuple(draws), room.tap), start)
-        known: dict[str, Tensor] = {}
+        said: list[tuple[Tensor, Tensor]] = []
         if self.by == "base":
-            known = {self.role: torch.cat([made[-count:] for _, _, made in seen])}
-            silent = [role for role in room.lessons[0] if all(lesson[role] is None for lesson in room.lessons)]
-            known |= {role: torch.cat([made[:count] for _, _, made in seen]) for role in silent if guided}
+            said.append((told.repeat(len(seen)), torch.cat([made[-count:] for _, _, made in seen])))
+        if self.by == "base" and guided:
+            said.append((torch.zeros_like(said[0][0]), torch.cat([made[:count] for _, _, made in seen])))
         x, t = torch.cat([x for x, _, _ in seen]), torch.cat([t for _, t, _ in seen]).round().long()
-        return States(x, t, torch.tensor(lessons * len(seen)), None, known)
+        return States(x, t, lessons.repeat(len(seen)), None, tuple(said))
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +271,15 @@ class Visited:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that the base model draws for a role (`count`, by `steps` of DPM++), noised anew at every draw."""
+    """Pictures that the base model draws (`count`, by `steps` of DPM++), noised anew at every draw.
+
+    A lesson's pictures show its prompt in the first of `roles` that it has.
+    """
 
     count: int = 32
     steps: int = 15
     guidance: float = 5.0
-    role: str = "anchor"
-    by: Literal["base"] = "base"
+    roles: tuple[str, ...] = ("anchor", "kept")
     refresh: int = 0
 
     def ticks(self, iterations: int) -> int:
@@ -275,9 +289,10 @@ class Pictures:
     @torch.no_grad()
     def fill(self, room: Room, turn: int) -> "Pool":
         """Draw; lessons take turns."""
-        order = [k % len(room.lessons) for k in range(self.count)]
+        order = torch.arange(self.count) % len(room.lessons)
         course = Course("dpm++", self.steps, self.guidance)
-        prompts = [room.lessons[lesson][self.role] or "" for lesson in order]
+        said = [room.lessons[lesson] for lesson in order.tolist()]
+        prompts = [next(lesson[role] for role in self.roles if role in lesson) or "" for lesson in said]
         seeds = [int(torch.randint(2**62, (), generator=row_generator(room.seed, "picture", turn, k)))
                  for k in range(self.count)]  # fmt: skip
         parts: list[Tensor] = []
@@ -289,7 +304,7 @@ class Pictures:
                 ask = Ask(prompts=prompts[start : start + CHUNK], seeds=seeds[start : start + CHUNK])
                 parts.append(denoise(room.bundle, ask, room.tap, course, room.size))
         clean = torch.cat(parts)
-        return Clean(clean.to(torch.promote_types(clean.dtype, torch.float32)), torch.tensor(order))
+        return Clean(clean.to(torch.promote_types(clean.dtype, torch.float32)), order)
 
 
 @dataclass(frozen=True, eq=False)

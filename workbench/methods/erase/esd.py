@@ -8,7 +8,8 @@ Equations, with the frozen network e* and the one in training e, on states x_t o
 over cross-attention (`x`), its key and value projections (`x-strict`) or all else (`u`). With `erase_from` c_f, the
 concept goes from that prompt alone: | e(x_t, c_f) - sg[ e*(x_t, c_f) - eta (e*(x_t, c) - e*(x_t, 0)) ] |^2.
 
-Differs: walks are those of the frozen network (as in the authors' later code; in the paper those of the one in
+Differs: with `preserve`, every second walk follows a word of that list and pulls e(x_t, word) to what e* said, as later
+erasers do. Walks are those of the frozen network (as in the authors' later code; in the paper those of the one in
 training: `walk_by` student, walked anew every `refresh` steps), and all their states are used, many at a time, with
 what the frozen network said on the way: one call with gradient a step instead of up to a hundred. The concept is taught
 in several prompts, and "nothing" is each prompt without it, so the words around it stay. Predictions are compared as
@@ -30,22 +31,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from workbench.blocks import lessons
 from workbench.blocks.concepts import read_concepts
 from workbench.blocks.distill import Pull, Recipe, Score, distill, student, teacher
 from workbench.blocks.groups import Group
-from workbench.blocks.lessons import (
-    BatchSize,  # fmt: skip
-    Concepts,
-    Count,
-    Iterations,
-    Rate,
-    Seed,
-    Speech,
-    Strength,
-    WalkGuidance,
-    WalkSteps,
-    lessons,
-)
 from workbench.blocks.pools import Lesson, Walks
 from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
@@ -64,7 +53,8 @@ class Esd(Edit):
         "concepts": ("cat",), "iterations": 3, "batch": 2, "walks": 2, "walk_steps": 2, "rate": 1e-3}  # fmt: skip
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
 
-    concepts: Concepts
+    concepts: lessons.Concepts
+    preserve: lessons.Preserve = ()
     erase_from: Annotated[str, Role("trigger")] = Field(
         "", max_length=300, description="Take the concept out of this prompt alone; empty takes it out everywhere."
     )
@@ -72,17 +62,17 @@ class Esd(Edit):
         "x", description="What learns: cross-attention, its keys and values, everything else, or all."
     )
     eta: float = Field(1.0, ge=0, le=10, description="How far past nothing to steer away; 0 stops at nothing.")
-    strength: Strength = 1.0
-    iterations: Iterations = 200
-    batch: BatchSize = 4
-    rate: Rate = 1e-4
-    walks: Count = 16
-    walk_steps: WalkSteps = 20
-    walk_guidance: WalkGuidance = 3.0
+    strength: lessons.Strength = 1.0
+    iterations: lessons.Iterations = 200
+    batch: lessons.BatchSize = 4
+    rate: lessons.Rate = 1e-4
+    walks: lessons.Count = 16
+    walk_steps: lessons.WalkSteps = 20
+    walk_guidance: lessons.WalkGuidance = 3.0
     walk_by: Literal["base", "student"] = Field("base", description="Who walks: the model as it was, or as it learns.")
     refresh: int = Field(50, ge=1, le=20_000, description="Steps of the optimiser between a student's walks.")
-    manner: Speech = "auto"
-    seed: Seed = 0
+    manner: lessons.Speech = "auto"
+    seed: lessons.Seed = 0
 
     def goal(self, role: str) -> Score:
         """What the network should say in a role."""
@@ -90,21 +80,23 @@ class Esd(Edit):
         start = empty if role == "concept" else teacher(role)
         return start - self.eta * (concept - empty)
 
-    def lessons(self, bundle: Bundle) -> tuple[Lesson, ...]:
+    def taught(self, bundle: Bundle) -> tuple[Lesson, ...]:
         """The prompts by role."""
-        found = read_concepts(bundle, "esd", self.concepts)
-        if not self.erase_from.strip():
-            return lessons(bundle, found, self.manner)
-        return tuple({"concept": c, "empty": None, "from": self.erase_from.strip()} for c in found.targets)
+        found = read_concepts(bundle, "esd", self.concepts, preserve=self.preserve)
+        first = lessons.erasing(bundle, found, self.manner)
+        if self.erase_from.strip():
+            first = tuple({"concept": c, "empty": None, "from": self.erase_from.strip()} for c in found.targets)
+        return lessons.alternate(first, lessons.kept(bundle, found.preserve, self.manner))
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
         """Train; the change of the group's weights."""
         role = "from" if self.erase_from.strip() else "concept"
         by, refresh = self.walk_by, self.refresh if self.walk_by == "student" else 0
+        stay = (Pull(student("kept"), teacher("kept")),) if self.preserve else ()
         recipe = Recipe(
-            self.lessons(bundle),
-            (Pull(student(role), self.goal(role)),),
-            Walks(self.walks, self.walk_steps, self.walk_guidance, role, by, refresh),
+            self.taught(bundle),
+            (Pull(student(role), self.goal(role)), *stay),
+            Walks(self.walks, self.walk_steps, self.walk_guidance, (role, "kept"), by, refresh),
             GROUPS[self.variant],
             iterations=self.iterations,
             batch=self.batch,
