@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import pkgutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from workbench.blocks.cost import peak, settle
 from workbench.core.bundle import Bundle
 from workbench.core.errors import AskError
 from workbench.core.patch import Patch
@@ -101,42 +101,6 @@ def _row(name: str, way: Way, seconds: list[float], first: list[float], numbers:
         "ratio": statistics.median(pairs), "peak_mib": peak_bytes / 2**20, **kept}  # fmt: skip
     return {"name": name, "method": way.method, "settings": dict(way.settings),
             "numbers": {key: round(value, 4) for key, value in values.items()}}  # fmt: skip
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextlib.contextmanager
-def peak(device: torch.device) -> Iterator[list[int]]:
-    """The most bytes held during the body, in the list's only entry: of the device, or of the process on a CPU.
-
-    On a CPU this is the resident peak, weights and libraries included; where the system cannot restart it, the peak
-    since the process began.
-    """
-    most = [0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-    yield most
-    most[0] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
-
-
-def _resident() -> int:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 @contextlib.contextmanager

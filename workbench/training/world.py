@@ -74,14 +74,22 @@ def split(entries: list[dict], seed: int = 2026) -> dict:
     pairs = [[name, style] for name in kept for style in STYLES if style != "emojione"]
     out = sorted(draw.sample(range(len(pairs)), round(0.05 * len(pairs))))
     cpu = kept[::11][:65]
+    extra = [name for name in EVERYDAY if name not in cpu]
     return {
         "seed": seed,
         "held_out_styles": ["emojione"],
         "held_out_objects": held,
         "held_out_pairs": [pairs[i] for i in out],
         "cpu": cpu,
-        "cpu_extra": [name for name in EVERYDAY if name not in cpu],
+        "cpu_extra": extra,
+        "erase": erasure(cpu + extra, seed),
     }
+
+
+def erasure(tier: list[str], seed: int) -> dict:
+    """Draw the order in which objects and styles are taken as targets of erasure."""
+    draw = random.Random(f"erase {seed}")
+    return {"objects": draw.sample(tier, 20), "styles": draw.sample([s for s in STYLES if s != "emojione"], 3)}
 
 
 def synonyms(entries: list[dict], tier: list[str], most: int = 4) -> dict[str, list[str]]:

@@ -19,11 +19,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.blocks.judging import halves
 from workbench.blocks.wording import Said, parse
 from workbench.blocks.world import World
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Images
-from workbench.core.errors import AskError, MissingPart
+from workbench.core.errors import AskError
 from workbench.core.fields import Role
 from workbench.core.method import Card, Metric
 from workbench.core.report import Report, Table
@@ -69,19 +70,6 @@ class JudgeAccuracy(Metric):
             low, high = wilson(sum(fitting), len(fitting))
             numbers |= {"style": sum(fitting) / len(fitting), "style_low": low, "style_high": high}
         return Report((Table(("prompt", "seen", "style", "objects"), tuple(lines), "What the judge saw"),), numbers)
-
-
-def halves(logits: Tensor, judge: Bundle) -> tuple[Tensor, Tensor]:
-    """Object logits and style logits [B, n], each with a last column for "none" where the judge has it."""
-    objects, styles = len(judge.about.get("objects", ())), len(judge.about.get("styles", ()))
-    spare = logits.shape[1] - objects - styles
-    if not objects or spare not in (0, 2):
-        raise MissingPart(
-            f"{judge.name} answers {logits.shape[1]} numbers for {objects} objects and {styles} styles, so they cannot "
-            "be told apart. Is it an emoji judge?"
-        )
-    first = objects + spare // 2
-    return logits[:, :first].float().cpu(), logits[:, first:].float().cpu()
 
 
 def _top(logits: Tensor, names: list[str], said: Said | None) -> list[str]:
