@@ -49,6 +49,7 @@ from workbench.core.method import Card, Edit
 from workbench.core.tape import Tap
 from workbench.ops.clusters import kmeans
 from workbench.ops.linear_edit import System, least_direction, null_basis, restrict
+from workbench.ops.noise import row_generator
 
 CENTRES, COPIES = 3, 10
 
@@ -104,7 +105,7 @@ class Speed(Edit):
 
         chosen = most(kept)
         if self.augment:
-            generator = torch.Generator().manual_seed(self.seed + 7919 * index)
+            generator = row_generator(self.seed, "speed", index)
             deaf = least_direction(W)
             noise = torch.randn(COPIES * len(chosen), 1, generator=generator, dtype=torch.float64).to(W.device)
             copies = chosen.repeat(COPIES, 1)  # v v^T e is v times one normal number
