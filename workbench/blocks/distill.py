@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -110,6 +110,7 @@ class Batch:
         return self.still[who, role]
 
 
+@runtime_checkable
 class Term(Protocol):
     """One summand of the loss; `made` and `goal` say whose words it needs."""
 
@@ -162,6 +163,7 @@ class Pull:
         return self.weight * (gap.square().flatten(1).mean(1) * inside.to(gap)).mean()
 
 
+@runtime_checkable
 class Companion(Protocol):
     """Something that learns beside the student: an adversary, a critic."""
 

@@ -8,7 +8,7 @@ untrained network said on the way is kept with them, so it is not asked twice.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -180,14 +180,6 @@ def joined(conds: Sequence[Condition]) -> Condition:
     return Condition(TextStates(first, *rest), seeds, roles, conds[0].step, extra)  # pyright: ignore[reportArgumentType]
 
 
-class Pool(Protocol):
-    """A stock of states to draw from."""
-
-    def draw(self, room: Room, times: Times, count: int, generator: torch.Generator) -> States:
-        """`count` states with timesteps as likely as `times` says."""
-        ...
-
-
 @dataclass(frozen=True)
 class Walks:
     """States on the way from noise to pictures: `count` walks of `steps` DDIM steps under guidance.
@@ -209,7 +201,7 @@ class Walks:
         return rounds * -(-self.count // CHUNK) * self.steps
 
     @torch.no_grad()
-    def fill(self, room: Room, turn: int) -> "Pool":
+    def fill(self, room: Room, turn: int) -> "Visited":
         """Walk; lessons take turns."""
         order = torch.arange(self.count) % len(room.lessons)
         parts: list[States] = []
@@ -287,7 +279,7 @@ class Pictures:
         return -(-self.count // CHUNK) * self.steps
 
     @torch.no_grad()
-    def fill(self, room: Room, turn: int) -> "Pool":
+    def fill(self, room: Room, turn: int) -> "Clean":
         """Draw; lessons take turns."""
         order = torch.arange(self.count) % len(room.lessons)
         course = Course("dpm++", self.steps, self.guidance)
@@ -325,6 +317,7 @@ class Clean:
         return States(x, t, self.lesson[index], truth)
 
 
+#: What makes a stock of states before learning, and for a student's walks now and then meanwhile.
 Source = Walks | Pictures
 
 
