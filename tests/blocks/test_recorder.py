@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from tests.tiny import tiny_sd, tiny_sdxl
 from workbench.blocks import recorder as recording
 from workbench.blocks.denoise import condition
-from workbench.blocks.recorder import Look, Recorder, Sums, entropies, looks_from, token_maps
+from workbench.blocks.recorder import Look, Recorder, Sums, entropies, evenly, keys, looks_from, token_maps
 from workbench.core.ask import Ask
 from workbench.core.attend import Attention
 from workbench.core.bundle import Bundle, Condition
@@ -195,3 +195,55 @@ def test_sums_cost_one_step_and_equal_the_sum_of_all() -> None:
     key = f"maps/{site.name}"
     assert_close(recorder.tape[key][0], whole.tape[key].sum(0), atol=1e-5, rtol=0)
     assert recorder.tape.bytes * 3 == whole.tape.bytes
+
+
+def test_sums_know_of_how_many_they_are() -> None:
+    tape = Sums()
+    for value in (1.0, 2.0, 6.0):
+        tape.add("a", torch.tensor(value))
+    assert tape.mean("a").item() == 3.0
+
+
+def test_middles_of_stretches_are_inside_the_run() -> None:
+    assert evenly(1, 5) == {0}
+    assert evenly(3, 1) == {1}
+    for total in range(1, 40):
+        for count in (1, 3, 7):
+            found = evenly(total, count)
+            assert len(found) == min(count, total)
+            assert found <= set(range(total))
+
+
+@torch.no_grad()
+def test_movements_are_distances_of_what_came_and_went() -> None:
+    bundle, cond = tiny_sd(), guided(tiny_sd())
+    x, t = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((4,), 500)
+    site, came = bundle.sites("block")[0], []
+    handle = site.module.register_forward_hook(lambda m, args, out: came.append((args[0].double(), out.double())))
+    recorder = Recorder()
+    recorder.changes([site], "moved")
+    with Patch(bundle) as patch:
+        recorder.attach(patch)
+        bundle.predict(x, t, cond)
+    handle.remove()
+    given, gone = came[0]
+    slow = (gone - given)[2:].square().sum(-1).sqrt()
+    assert_close(recorder.taken("moved", site)[0].double(), slow, atol=1e-5, rtol=0)
+
+
+def test_a_site_that_changes_shapes_has_no_movement() -> None:
+    recorder = Recorder()
+    recorder.changes(tiny_sd().sites("skip")[:1], "moved")  # 64 channels come, 32 go
+    with pytest.raises(PatchError, match="changes the shape of what it is given"):
+        scene(steps=1).run(record=recorder.attach)
+
+
+def test_keys_stand_side_by_side_and_come_back_unmerged() -> None:
+    k = torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    look = Look(tiny_sd().sites("self-attention")[0], Attention(k, k, k), None, (4, 4))
+    assert_close(keys(look)[0, 3], k[0, :, 3].flatten())
+    token = recording.unmerge.set(Pairs())
+    try:
+        assert_close(keys(look)[0, 7], k[0, :, 3].flatten())
+    finally:
+        recording.unmerge.reset(token)

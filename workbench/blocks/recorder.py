@@ -10,10 +10,11 @@ the edits, so it sees the attention that is really computed: of a merged model t
 where the merger says how (`unmerge`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -48,8 +49,11 @@ class Unmerge(Protocol):
 unmerge: ContextVar[Unmerge | None] = ContextVar("unmerge", default=None)
 
 
+@dataclass
 class Sums(Tape):
-    """A tape that keeps one running sum a key, so that a whole run costs what one step costs."""
+    """A tape that keeps one running sum a key, and of how many, so that a whole run costs what one step costs."""
+
+    counts: Counter[str] = field(default_factory=Counter[str])
 
     def add(self, key: str, value: Tensor) -> None:
         """Add to the sum of a key, in float32 on the CPU. Raises `TapeFull` when a new key would pass the ceiling."""
@@ -57,6 +61,11 @@ class Sums(Tape):
             self._values[key][0] += value.detach().float().cpu()
         else:
             super().add(key, value.detach().float())
+        self.counts[key] += 1
+
+    def mean(self, key: str) -> Tensor:
+        """The mean of what was added to a key."""
+        return self._values[key][0] / self.counts[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +88,24 @@ class Look:
             yield self.call.weights(slice(start, start + CHUNK))
 
 
+def evenly(total: int, count: int) -> set[int]:
+    """The middles of `count` equal stretches of a run of `total` steps.
+
+    >>> sorted(evenly(20, 4))
+    [2, 7, 12, 17]
+    """
+    count = min(count, total)
+    return {int((i + 0.5) * total / count) for i in range(count)}
+
+
 Reduce = Callable[[Look], Tensor]
 When = Literal["before", "after"]
+
+
+def keys(look: Look) -> Float[Tensor, "B N D"]:
+    """The keys of every place, heads side by side, in float32; a merged place's key stands for all it was made of."""
+    values = look.call.key.float().transpose(1, 2).flatten(2)
+    return values if look.unmerge is None else look.unmerge.queries(values, 1)
 
 
 def token_maps(look: Look) -> Float[Tensor, "B N L"]:
@@ -166,11 +191,39 @@ class Recorder:
 
         self._jobs.append(job)
 
+    def changes(self, sites: Sequence[Site], key: str) -> None:
+        """Record how far each place moves through sites: |out - in| over the channels [B, N], conditional rows only."""
+
+        def job(patch: Patch) -> None:
+            for site in sites:
+                self._moves(patch, site, f"{key}/{site.name}")
+
+        self._jobs.append(job)
+
     def attach(self, patch: Patch) -> None:
         """Put the observers into a patch; nothing of the model's results changes."""
         patch.wrap("predict", self._follow)
         for job in self._jobs:
             job(patch)
+
+    def taken(self, key: str, site: Site) -> Tensor:
+        """What was recorded under a key at a site: [times, ...], or the mean [...] where the tape keeps `Sums`.
+
+        Raises `PatchError` when the site was never called.
+        """
+        name = f"{key}/{site.name}"
+        if name not in self.tape:
+            raise PatchError(
+                f"No call of {site.name} was seen in {len(self.times)} steps. An edit that reuses earlier results may "
+                "skip it at these steps, or the model ran elsewhere: look without that edit, or at other steps."
+            )
+        return self.tape.mean(name) if isinstance(self.tape, Sums) else self.tape[name]
+
+    @contextmanager
+    def during(self, count: int, size: tuple[int, int], step: Step | None = None) -> Generator[None, None, None]:
+        """Record in the body a call of `count` rows outside of `predict`, as of a scorer; `size` is the grid's."""
+        with self._during(_Now(("cond",) * count, step, size)):
+            yield
 
     def _follow(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -217,6 +270,29 @@ class Recorder:
             keep(output)
 
         patch.hook(site.module, before if when == "before" else after, when)
+
+    def _moves(self, patch: Patch, site: Site, key: str) -> None:
+        came: list[Tensor] = []
+
+        def first(value: Any) -> Tensor:
+            return cast(Tensor, value[0] if isinstance(value, tuple) else value).detach()
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._now is not None:
+                came[:] = [first(args if args else next(iter(kwargs.values())))]
+
+        def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._now is None or not came:
+                return
+            given, gone = came.pop(), first(output)
+            if given.shape != gone.shape:
+                raise PatchError(f"{site.name} changes the shape of what it is given, so its places have not moved.")
+            rows = self._now.rows(len(gone), site.name)
+            moved = (gone[rows].float() - given[rows].float()).norm(dim=1 if gone.ndim == 4 else -1)
+            self.tape.add(key, moved.flatten(1))
+
+        patch.hook(site.module, before, "before")
+        patch.hook(site.module, after, "after")
 
 
 def _pick(call: Attention, rows: list[int]) -> Attention:

@@ -2,5 +2,6 @@
 
 RECIPES: dict[str, str] = {
     name: f"workbench.training.{name}"
-    for name in ("world", "vae", "text", "pool", "unet", "scorer", "judge", "decoder", "evaluate")
-}
+    for name in ("world", "vae", "text", "pool", "unet", "scorer", "simpool", "judge", "decoder", "evaluate")
+} | {f"gpu{name}": f"workbench.training.gpu{name.replace('-', '_')}" for name in
+     ("", "-vae", "-scorer", "-judge", "-unet", "-evaluate", "-install")}  # fmt: skip

@@ -9,10 +9,10 @@ from workbench.blocks.recorder import Recorder, token_maps
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError
 from workbench.core.patch import fingerprint
-from workbench.core.report import Heat, Report, Table
+from workbench.core.report import Heat, Picture, Report, Table
 from workbench.core.scene import Scene
 from workbench.methods.generate.diffuse import Diffuse
-from workbench.methods.inspect.self_attention import SelfAttention
+from workbench.methods.inspect.self_attention import SelfAttention, parts
 
 ASK = Ask(prompts=["a cat", "the red dog"], seeds=[1, 2])
 
@@ -71,3 +71,18 @@ def test_a_pixel_outside_and_a_level_without_are_refused() -> None:
         SelfAttention(pixel=(16, 3)).look(scene())
     with pytest.raises(AskError, match=r"Level 3 of tiny-sd has no self-attention. Levels that have: 0, 1\."):
         SelfAttention(level=3).look(scene())
+
+
+def test_places_of_a_kind_have_a_colour() -> None:
+    features = torch.zeros(16, 5)
+    features[:4, 0], features[12:, 1] = 4.0, 3.0
+    picture = parts(features, (4, 4))
+    assert picture.shape == (4, 4, 3)
+    assert {tuple(picture[0, i]) for i in range(4)} == {tuple(picture[0, 0])}  # the first row is one kind
+    assert tuple(picture[0, 0]) != tuple(picture[3, 0]) != tuple(picture[1, 0])
+
+
+def test_a_picture_of_the_keys_for_each_image() -> None:
+    report = SelfAttention(level=1).look(scene())
+    pictures = [panel for panel in report.panels if isinstance(panel, Picture)]
+    assert [picture.pixels.shape for picture in pictures] == [(4, 4, 3)] * 2
