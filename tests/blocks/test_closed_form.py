@@ -84,3 +84,17 @@ def test_kept_states_are_spread_evenly_when_there_are_too_many() -> None:
     assert every.shape == (2 * 2 * 77, 32)
     some = kept_states(tiny_sd(), ["cat", "dog"], "all", most=100)
     assert torch.equal(some, every[::4])
+
+
+def test_many_preserved_words_are_said_in_two_prompts_each_and_take_turns() -> None:
+    bundle, words = tiny_sd(), [f"{a}{b}" for a in "abcdefgh" for b in "ijklm"]
+    ways = phrases(bundle, "cat", "cat")[0]
+    a = 0
+    for i, word in enumerate(words):
+        for way in (ways[2 * i % len(ways)], ways[(2 * i + 1) % len(ways)]):
+            a = (
+                a
+                + bundle.read([f"{way.before}{word}"]).states[0].double().T
+                @ bundle.read([f"{way.before}{word}"]).states[0].double()
+            )
+    assert_close(keep_moments(bundle, words, "all").b, a / 2, atol=2e-2, rtol=1e-5)

@@ -22,7 +22,7 @@ def test_an_objects_drawings_come_with_its_mask() -> None:
     assert found.latents.shape == (2, *bundle.shapes.latent)
     assert found.masks.shape == (2, 1, 16, 16)
     assert 0.05 < float(found.masks.mean()) < 0.95
-    scene = World.load().scenes(0, 2, objects=["cat face"], two=0.0, size=16, held_out=True)[1]
+    scene = World.load().scenes(0, 2, objects=["cat", "cat face"], two=0.0, size=16, held_out=True)[1]
     assert torch.equal(found.masks[1, 0], torch.from_numpy(scene.layers[0].alpha).float())
 
 

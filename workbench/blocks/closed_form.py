@@ -19,6 +19,8 @@ from workbench.core.bundle import Bundle, Handle
 from workbench.core.delta import Delta
 from workbench.ops.linear_edit import System
 
+SAID = 64  # prompts of preserved words that are read at least, where they have as many
+
 Matrices = Literal["keys-and-values", "values"]
 
 
@@ -44,8 +46,17 @@ def erase_moments(bundle: Bundle, concepts: Sequence[str], anchor: str, span: Sp
 
 
 def keep_moments(bundle: Bundle, words: Sequence[str], span: Span, manner: Manner = "auto") -> Moments:
-    """Sums over states that are to stay as they are; each word weighs one a token."""
-    return _sums(bundle, [phrases(bundle, word, word, manner) for word in words], span)
+    """Sums over states that are to stay as they are; each word weighs one a token.
+
+    A few words are said in all their templates; of many, each is said in two, and they take turns with the templates.
+    """
+    said: list[tuple[list[Phrase], list[Phrase]]] = []
+    for index, word in enumerate(words):
+        ways, _ = phrases(bundle, word, word, manner)
+        count = min(len(ways), max(2, -(-SAID // len(words))))
+        some = [ways[(count * index + i) % len(ways)] for i in range(count)]
+        said.append((some, some))
+    return _sums(bundle, said, span)
 
 
 def kept_states(bundle: Bundle, words: Sequence[str], span: Span, most: int = 4000) -> Float[Tensor, "n D"]:

@@ -64,7 +64,7 @@ def _drawings(bundle: Bundle, concept: str, count: int, seed: int, size: int) ->
     if kind == "object" and not named:
         return None
     wanted: dict[str, Any] = {"style": {"styles": [word]}, "background": {"backgrounds": [word]}}.get(kind, {})
-    wanted |= {} if kind != "object" else {"objects": [sorted(named[0])[0]]}
+    wanted |= {} if kind != "object" else {"objects": sorted(named[0])}
     scenes = world.scenes(seed, count, two=0.0, size=size, held_out=True, **wanted)
     images = torch.from_numpy(np.stack([scene.picture for scene in scenes])).permute(0, 3, 1, 2).contiguous()
     covers = torch.from_numpy(np.stack([scene.layers[0].alpha for scene in scenes]))[:, None]

@@ -89,10 +89,8 @@ class Mace(Edit):
         erase = erase_moments(bundle, wanted.targets, wanted.anchor, "context", self.manner)
         keep = keep_moments(bundle, kept_words(bundle, wanted), "all").scaled(self.keep)
         move, system = operator(erase, keep, self.ridge)
-        weights = [weight_of(handle) for handle in handles]
-        refined = weights_delta(
-            handles, [W @ move for W in weights], told([system], handles, [W @ move for W in weights])
-        )
+        moved = [weight_of(handle) @ move for handle in handles]
+        refined = weights_delta(handles, moved, told([system], handles, moved))
         if not self.iterations:
             return refined
         found: list[Delta] = []
@@ -104,8 +102,8 @@ class Mace(Edit):
         both = torch.stack(said).sum(0) + keep.b
         last = System(both, self.ridge * float(both.diagonal().mean()))
         changes = [
-            W @ move + last.solve(fusion([d.change(h.key).to(W) for d in found], said) - W @ move @ keep.b)
-            for h, W in zip(handles, weights, strict=True)
+            first + last.solve(fusion([d.change(handle.key).to(first) for d in found], said) - first @ keep.b)
+            for handle, first in zip(handles, moved, strict=True)
         ]
         return weights_delta(handles, changes, told([system, last], handles, changes))
 
