@@ -15,10 +15,9 @@ representatives (nearest to k-means centres) of the target's nearest words among
 concept is taught in several prompts, "nothing" being each prompt without it. For noise predictors z0 weighs a step by
 (1 - a^2) / a^2, which is large at the noisiest ones; for velocity by 1 - a^2.
 
-Official settings for Stable Diffusion 1.4: 1000 iterations at rate 1e-5, eta 1, rate of pi 1e-2, cross-attention
-(`noxattn` for nudity), 100 words of the 1000 nearest. The defaults here are for models of some ten million parameters.
-Official numbers (the authors' notebooks, Imagenette, 5 of 10 classes erased): top-1 erased 98.6 %, kept 55.2 %; ESD-x
-78.1 and 53.3, UCE 100 and 24.4.
+Official settings (SD 1.4): 1000 iterations at rate 1e-5, eta 1, rate of pi 1e-2, cross-attention (`noxattn` for
+nudity), 100 words of the 1000 nearest; the defaults here are for models of some ten million parameters. Official
+numbers (authors' notebooks, 5 of 10 Imagenette classes): erased 98.6 %, kept 55.2 %; ESD-x 78.1, 53.3; UCE 100, 24.4.
 
 Licence of the reference: Erasing-Adversarial-Preservation, none given (read, not copied), function `train`.
 """
@@ -74,8 +73,8 @@ class AdversarialPreservation(Edit):
     manner: lessons.Speech = "auto"
     seed: lessons.Seed = 0
 
-    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
-        """Train against the adversary; the change of the group's weights."""
+    def recipe(self, bundle: Bundle) -> Recipe:
+        """What is learned, where and how fast."""
         found = read_concepts(bundle, "adversarial-preservation", self.concepts, preserve=self.preserve)
         words = found.preserve or suggest(bundle, found.targets, self.near)
         words = bank(bundle, words, whole=True).representatives(self.words, self.seed) if words else found.targets
@@ -83,7 +82,7 @@ class AdversarialPreservation(Edit):
         concept, empty = teacher("concept"), teacher("empty")
         away = Pull(student("concept"), empty - self.eta * (concept - empty), space=self.space)
         kept = tuple({"kept": f"a {word}"} for word in words)
-        recipe = Recipe(
+        return Recipe(
             lessons.alternate(lessons.erasing(bundle, found, self.manner), kept),
             (away, stay),
             Walks(self.walks, self.walk_steps, self.walk_guidance),
@@ -94,7 +93,10 @@ class AdversarialPreservation(Edit):
             rate=self.rate,
             seed=self.seed,
         )
-        return distill(bundle, recipe, tap, self.fit_key)
+
+    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
+        """Train against the adversary; the change of the group's weights."""
+        return distill(bundle, self.recipe(bundle), tap, self.fit_key)
 
 
 class Adversary:
@@ -120,8 +122,8 @@ class Adversary:
 
     def choose(self, batch: Batch) -> None:
         """Tell all rows the chosen word, as a function of pi."""
-        noise = torch.rand(len(self.pi), generator=row_generator(self.seed, "gumbel", self.count)).clamp_min(1e-20)
-        soft = F.softmax((self.pi - (-noise.log()).log()) / 2, -1)
+        draw = torch.rand(len(self.pi), generator=row_generator(self.seed, "gumbel", self.count)).clamp_min(1e-20)
+        soft = F.softmax((self.pi - (-draw.log()).log()) / 2, -1)
         hard = F.one_hot(soft.argmax(), len(soft)) - soft.detach() + soft
         room, count = batch.room, len(batch.states.t)
         every = room.cond(torch.tensor([room.row(lesson["kept"]) for lesson in self.words]))

@@ -42,7 +42,7 @@ from workbench.blocks.pools import Walks
 from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
 from workbench.core.method import Card, Edit
-from workbench.core.tape import Tap
+from workbench.core.tape import Tap, ignore
 
 
 class Ant(Edit):
@@ -100,11 +100,11 @@ class Ant(Edit):
             parts.append(Pull(student("kept"), teacher("kept")))
         return tuple(parts)
 
-    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
-        """Find the masks, then train; the change of the group's weights."""
+    def recipe(self, bundle: Bundle, tap: Tap = ignore) -> Recipe:
+        """What is learned, where and how fast; finds the masks."""
         found = read_concepts(bundle, "ant", self.concepts, preserve=self.preserve)
         taught = lessons.erasing(bundle, found, self.manner)
-        recipe = Recipe(
+        return Recipe(
             lessons.alternate(taught, lessons.kept(bundle, found.preserve, self.manner)),
             self.terms(),
             Walks(self.walks, self.walk_steps, self.walk_guidance),
@@ -116,7 +116,10 @@ class Ant(Edit):
             times=self.times,
             seed=self.seed,
         )
-        return distill(bundle, recipe, tap, self.fit_key)
+
+    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
+        """Find the masks, then train; the change of the group's weights."""
+        return distill(bundle, self.recipe(bundle, tap), tap, self.fit_key)
 
     def masks(self, bundle: Bundle, targets: tuple[str, ...], tap: Tap) -> dict[str, Tensor]:
         """What all draws agree on; targets take turns."""

@@ -71,11 +71,11 @@ class ConceptAblation(Edit):
         stay = (Pull(student("kept"), teacher("kept")),) if self.preserve else ()
         return (Pull(student("concept"), goal), *prior, *stay)
 
-    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
-        """Train; the change of the group's weights."""
+    def recipe(self, bundle: Bundle) -> Recipe:
+        """What is learned, where and how fast."""
         found = read_concepts(bundle, "concept-ablation", self.concepts, self.anchor, self.preserve)
         taught = lessons.erasing(bundle, found, self.manner)
-        recipe = Recipe(
+        return Recipe(
             lessons.alternate(taught, lessons.kept(bundle, found.preserve, self.manner)),
             self.terms(),
             Pictures(self.pictures, self.picture_steps, self.guidance, ("anchor", "kept")),
@@ -85,4 +85,7 @@ class ConceptAblation(Edit):
             rate=self.rate,
             seed=self.seed,
         )
-        return distill(bundle, recipe, tap, self.fit_key)
+
+    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
+        """Train; the change of the group's weights."""
+        return distill(bundle, self.recipe(bundle), tap, self.fit_key)

@@ -88,12 +88,12 @@ class Esd(Edit):
             first = tuple({"concept": c, "empty": None, "from": self.erase_from.strip()} for c in found.targets)
         return lessons.alternate(first, lessons.kept(bundle, found.preserve, self.manner))
 
-    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
-        """Train; the change of the group's weights."""
+    def recipe(self, bundle: Bundle) -> Recipe:
+        """What is learned, where and how fast."""
         role = "from" if self.erase_from.strip() else "concept"
         by, refresh = self.walk_by, self.refresh if self.walk_by == "student" else 0
         stay = (Pull(student("kept"), teacher("kept")),) if self.preserve else ()
-        recipe = Recipe(
+        return Recipe(
             self.taught(bundle),
             (Pull(student(role), self.goal(role)), *stay),
             Walks(self.walks, self.walk_steps, self.walk_guidance, (role, "kept"), by, refresh),
@@ -103,4 +103,7 @@ class Esd(Edit):
             rate=self.rate,
             seed=self.seed,
         )
-        return distill(bundle, recipe, tap, self.fit_key)
+
+    def fit(self, bundle: Bundle, tap: Tap) -> Delta:
+        """Train; the change of the group's weights."""
+        return distill(bundle, self.recipe(bundle), tap, self.fit_key)
