@@ -264,8 +264,8 @@ class _Fit:
         total = sum(losses[1:], losses[0])
         if not torch.isfinite(total):
             raise CheckpointMismatch(
-                f"The loss is {float(total.detach())} after {index} iterations at rate {recipe.rate:g}, so nothing was kept. "
-                "Lower the rate, or load the model in a wider dtype."
+                f"The loss is {float(total.detach())} after {index} iterations at rate {recipe.rate:g}, so the fit was "
+                "given up. Lower the rate, or load the model in a wider dtype."
             )
         if recipe.combine is None:
             gradients = self._gradients(total, False)
