@@ -192,9 +192,7 @@ def _files(command: Callable[..., argparse.ArgumentParser]) -> None:
     score.add_argument("metric", metavar="METRIC")
     _gathering(score, "settings", "key=value")
     score.add_argument("--images", required=True, metavar="DIR")
-    export = command(
-        "export", "workbench.runs.commands.export", "write the edited model for other programs", loads=True
-    )
+    export = command("export", "workbench.runs.export.export", "write the edited model for other programs", loads=True)
     export.add_argument("--with", dest="edits", action="append", metavar='"NAME key=value ..."')
     export.add_argument("--out", required=True, metavar="DIR")
     export.add_argument("--format", choices=("diffusers", "delta", "lora"), default="diffusers")
@@ -204,6 +202,7 @@ def _files(command: Callable[..., argparse.ArgumentParser]) -> None:
     models = command("models", "workbench.runs.commands.models", "list the models that can be named")
     models.add_argument("--models", type=Path, metavar="DIR", help="a folder of models to list as well")
     bench = command("bench", "workbench.runs.commands.bench", "measure a topic; without one, list them", loads=True)
+    bench.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the topic's own: minutes=25")
     bench.add_argument("--topic", metavar="T")
     bench.add_argument("--tier", choices=("cpu", "gpu"), default="cpu")
     bench.add_argument("--repeats", type=int, default=5, metavar="N")

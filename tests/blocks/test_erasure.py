@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.tiny import tiny_sd
 from workbench.blocks.cost import Cost
 from workbench.blocks.erasure import Outcome, Pairs, Way, control, panels, pareto, percent, warnings
 from workbench.blocks.judging import Concept
@@ -55,11 +56,7 @@ def test_warnings_name_what_is_wrong() -> None:
 
 def test_the_table_says_every_cell_with_its_interval() -> None:
     found = outcome("a", Pairs(0, 4, 0, 0), Pairs(3, 1, 0, 0))
-
-    class Model:
-        name, digest = "judge", "0123456789"
-
-    made = panels(CAT, [found], [Cost(1, 2, 3, 4, 0.5, 0.1, 6)], (7, 8), (Model, None))  # type: ignore[arg-type]
+    made = panels(CAT, [found], [Cost(1.0, 2.0, 3, 4, 0.5, 0.1, 6.0)], (7, 8), (tiny_sd(), None))
     table = next(p for p in made if isinstance(p, Table) and "Erasure" in p.title)
     assert table.rows[0][1:3] == ("100 % (51 to 100)", "100 % (51 to 100)")
     assert table.rows[1][1] == "0 % (0 to 49)"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.blocks.judging import Concept, Eye, Seen, concept, other_words, seen_of, world_of
 from workbench.blocks.neighbours import suggest
@@ -127,12 +127,16 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Draws pieces with a model, a sampler and an eye, or takes what was seen of them before."""
+    """Draws pieces with a model, a sampler and an eye, or takes what was seen of them before.
+
+    The first `kept` pictures of each piece are kept with it.
+    """
 
     bundle: Bundle
     sampler: Sampler
     eye: Eye
     tap: Tap = ignore
+    kept: int = 4
 
     def drawn(
         self, edits: Sequence[Edit], wanted: Sequence[Piece], told: Callable[[Drawn], None] | None = None
@@ -157,7 +161,7 @@ class Gallery:
         began = time.perf_counter()
         images = self.sampler.sample(edited, piece.ask, self.tap)
         seconds = (time.perf_counter() - began) / len(piece.ask)
-        seen = self.eye.look(images)
+        seen = self.eye.look(images, self.kept)
         if self.bundle.store is not None:
             self.bundle.store.keep_tensors(key, seen.tensors(), {"seconds": repr(seconds)})
         return Drawn(piece, seen, seconds)
@@ -169,7 +173,7 @@ class Gallery:
     def _key(self, edits: Sequence[Edit], piece: Piece) -> str:
         bundle, ask = self.bundle, piece.ask
         about = [bundle.digest, str(bundle.dtype), list(bundle.seams.edits), [e.key for e in edits], self.sampler.key,
-                 self.eye.key, ask.prompts, ask.negatives, ask.seeds, ask.size]  # fmt: skip
+                 self.eye.key, self.kept, ask.prompts, ask.negatives, ask.seeds, ask.size]  # fmt: skip
         return "seen/" + hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -216,6 +220,12 @@ def cells(
         "styles": [Subject(s, concept(world, s)) for s in styles] if scene.bundle.world is not None else [],
     }
     return [Cell(name, tuple(subjects), pictures) for name, subjects in found.items() if subjects]
+
+
+def known(eye: Eye, found: Sequence[Cell]) -> list[Cell]:
+    """The cells with those subjects alone that the judge can answer with."""
+    kept = [replace(cell, subjects=tuple(s for s in cell.subjects if eye.knows(s.about))) for cell in found]
+    return [cell for cell in kept if cell.subjects]
 
 
 def _spread(world: World, bundle: Bundle, count: int = 8) -> list[str]:

@@ -229,7 +229,8 @@ class Bundle:
     """A loaded model. `digest` is a hash of its weights and configuration, made once at load.
 
     `sampler` is the method that draws when none is named. `schedule` makes one of diffusers' schedulers by our name.
-    `open` loads another model through the loader that made this one. `world` is the emoji world, None for others.
+    `open` loads another model through the loader that made this one. `lexicon` gives, for every token id of the text
+    encoder, the word that it is on its own, "" for a piece of one. `world` is the emoji world, None for others.
     """
 
     name: str
@@ -244,6 +245,7 @@ class Bundle:
     encoder: Callable[[Tensor, Sequence[torch.Generator] | None], Tensor] | None = None
     extra: Callable[[Condition, tuple[int, int]], Mapping[str, Tensor]] | None = None
     opener: Callable[[str], "Bundle"] | None = None
+    lexicon: Callable[[], tuple[str, ...]] | None = None
     world: Any = None
     store: Store | None = None
     source: str = ""

@@ -65,7 +65,8 @@ def from_pipeline(
     return Bundle(
         name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,
         all_sites=tuple(sites(pipe.unet)), schedule=lambda kind, steps: schedulers.make(kind, config, steps, device),
-        encoder=_encoder(pipe.vae), extra=_time_ids if xl else None, opener=opener, world=world, source=source,
+        encoder=_encoder(pipe.vae), lexicon=lambda: _lexicon(pipe.tokenizer or pipe.tokenizer_2),
+        extra=_time_ids if xl else None, opener=opener, world=world, source=source,
         about={**facts, **(about or {})})  # fmt: skip
 
 
@@ -97,6 +98,13 @@ def _ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor
         return_tensors="pt",
     )
     return batch.input_ids.to(device)
+
+
+def _lexicon(tokenizer: Any) -> tuple[str, ...]:
+    """The whole word that each id of a byte-level BPE stands for, "" for pieces, signs and marks."""
+    texts: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    stems = (text.removesuffix("</w>") if text.endswith("</w>") else "" for text in texts)
+    return tuple(stem if stem.isascii() and stem.isalnum() else "" for stem in stems)
 
 
 def _reader(pipe: Any) -> Callable[[Sequence[str]], TextStates]:

@@ -1,7 +1,8 @@
 """Benchmarks: several ways to do one thing, taken in turns in one process, medians after a warm-up.
 
 A topic is a file `workbench/runs/benches/<topic>.py` with `bench(options) -> (bundle, {name: Way})`; the others are
-compared with the first way.
+compared with the first way. A topic that is no race has `survey(options, keep)` instead, which makes the whole result
+and lets `keep` have what there is as it goes.
 """
 
 import contextlib
@@ -27,6 +28,11 @@ from workbench.runs.requests import nearest
 
 Tier = Literal["cpu", "gpu"]
 LEAST = 5
+Keep = Callable[[dict[str, Any]], None]
+
+
+def _nowhere(result: dict[str, Any]) -> None:
+    """Keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Options:
     models: Path | None = None
     dtype: str = ""
     steps: int = 20
+    more: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,23 @@ def topics() -> tuple[str, ...]:
     return tuple(info.name for info in pkgutil.iter_modules(benches.__path__))
 
 
-def run_bench(topic: str, options: Options) -> dict[str, Any]:
-    """Measure a topic: plain data with one row a way. Raises `AskError` for an unknown topic or tier."""
+def run_bench(topic: str, options: Options, keep: Keep = _nowhere) -> dict[str, Any]:
+    """Measure a topic: plain data with one row a way. Raises `AskError` for an unknown topic or tier.
+
+    `keep` gets the unfinished results of a long one.
+    """
     if topic not in topics():
         raise nearest(topic, topics(), "benchmark")
     if options.repeats < LEAST:
         raise AskError(f"repeats is {options.repeats}; a median needs at least {LEAST}.")
     if options.tier == "gpu" and not torch.cuda.is_available():
         raise AskError("There is no CUDA device here for --tier gpu. Use --tier cpu.")
-    bundle, ways = importlib.import_module(f"{benches.__name__}.{topic}").bench(options)
+    module = importlib.import_module(f"{benches.__name__}.{topic}")
+    if hasattr(module, "survey"):
+        return module.survey(options, keep)
+    if options.more:
+        raise AskError(f"The benchmark of {topic} takes no settings; {next(iter(options.more))!r} was given.")
+    bundle, ways = module.bench(options)
     rows = measure(ways, options.repeats, bundle.device)
     return {
         "schema": 1, "topic": topic, "tier": options.tier, "made": datetime.now(UTC).date().isoformat(),
@@ -135,4 +150,6 @@ def as_text(result: Mapping[str, Any]) -> str:
     lines = [f"{row['name']:24}" + "".join(f"{row['numbers'].get(key, float('nan')):12.4g}" for key in keys)
              for row in result["rows"]]  # fmt: skip
     about = f"{result['topic']} on {result['model']['name']}, {result['environment'].get('device_name')}, "
-    return "\n".join([about + f"medians of {result['repeats']}", head, *lines])
+    states = [f"{row['name']}: {row['state']}" for row in result["rows"] if row.get("state", "done") != "done"]
+    notes = [result["note"]] if "note" in result else []
+    return "\n".join([about + result.get("how", f"medians of {result['repeats']}"), head, *lines, *states, *notes])

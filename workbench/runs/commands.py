@@ -14,7 +14,6 @@ from workbench.blocks.disk import write_json
 from workbench.blocks.pictures import open_picture
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError
-from workbench.core.method import Edit
 from workbench.core.plan import Plan
 from workbench.core.tape import Step, Tap
 from workbench.models.convert import convert as convert_files
@@ -28,7 +27,7 @@ from workbench.runs.execute import replay as replay_run
 from workbench.runs.execute import run as run_plan
 from workbench.runs.history import PLAN, Run, read_run
 from workbench.runs.panels import tame
-from workbench.runs.requests import made, method_of, plan_of
+from workbench.runs.requests import made, pairs, plan_of
 from workbench.runs.shelf import facts_inside, plan_inside
 from workbench.runs.verbs import load
 from workbench.runs.verbs import score as score_images
@@ -182,19 +181,6 @@ def _plain(about: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, (tuple, set, frozenset)) else v for k, v in about.items()}
 
 
-def export(args: Namespace) -> Answer:
-    """Refuse, for now: run-time edits have nothing to write, and weight edits come with the erase topic."""
-    edits = [method_of(text, "edit") for text in args.edits or ()]
-    if not edits:
-        raise AskError('export needs an edit whose weights it should write: --with "NAME key=value".')
-    live = [edit.card.name for edit in edits if isinstance(edit, Edit) and not edit.fits()]
-    if live:
-        raise AskError(
-            f"{', '.join(live)} acts while drawing and changes no weights, so no file can hold it. Leave it out."
-        )
-    raise AskError("Writing edited weights arrives with the erase topic. Until then: workbench sample --with ...")
-
-
 def models(args: Namespace) -> Answer:
     """The models that can be named: shipped ones and those of --models."""
     found = list_models(args.models)
@@ -223,10 +209,15 @@ def bench(args: Namespace) -> Answer:
     """Measure a topic against its plain counterpart."""
     if args.topic is None:
         return Answer({"topics": list(benches.topics())}, "\n".join(benches.topics()))
-    options = benches.Options(args.tier, args.repeats, args.model or "", args.models, args.dtype or "")
-    result = benches.run_bench(args.topic, options)
-    if args.out:
-        write_json(Path(args.out) / f"{args.topic}.json", result)
+    more = pairs(args.settings, "bench")
+    options = benches.Options(args.tier, args.repeats, args.model or "", args.models, args.dtype or "", more=more)
+
+    def keep(found: dict[str, Any]) -> None:
+        if args.out:
+            write_json(Path(args.out) / f"{args.topic}.json", tame(found))
+
+    result = benches.run_bench(args.topic, options, keep)
+    keep(result)
     return Answer(result, benches.as_text(result))
 
 

@@ -120,10 +120,11 @@ def _measured(name: str, benchmarks: Iterable[Mapping[str, Any]], digests: Mappi
         keys = list(dict.fromkeys(key for row in rows for key in row["numbers"]))
         model, environment = result["model"], result["environment"]
         old = digests.get(model["name"], model["digest"]) != model["digest"]
+        how = result.get("how") or f"medians of {result['repeats']}, ratio to {result['against']}"
         where = f"{model['name']}, {environment['device_name']}, {environment['threads']} threads"
         parts.append(
-            f"Topic {result['topic']}, {where}, {result['made']}, medians of {result['repeats']}, "
-            f"ratio to {result['against']}{' (measured on an earlier default)' if old else ''}:"
+            f"Topic {result['topic']}, {where}, {result['made']}, {how}"
+            f"{' (measured on an earlier default)' if old else ''}:"
         )
         cells = [(row["name"], *(_number(row["numbers"].get(key)) for key in keys)) for row in rows]
         parts.append(_markdown(("", *keys), cells))

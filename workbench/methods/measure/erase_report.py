@@ -30,7 +30,7 @@ from pydantic import Field
 from workbench.blocks.cost import Cost, fit_cost
 from workbench.blocks.erasure import Outcome, Way, outcome, panels
 from workbench.blocks.judging import Eye, self_test, world_of
-from workbench.blocks.paired import Gallery, cells, pieces, targets
+from workbench.blocks.paired import Gallery, cells, known, pieces, targets
 from workbench.core.errors import AskError
 from workbench.core.fields import Role
 from workbench.core.method import AnyEdit, Card, Edit, Lens
@@ -67,7 +67,7 @@ class EraseReport(Lens):
         unknown = [c.word for c in about if not eye.knows(c)]
         if unknown:
             raise AskError(f"{self.judge} has no answer for {unknown[0]!r}, so its erasure cannot be judged by it.")
-        asked = cells(scene, world, about, self.others, self.pictures, self.near)
+        asked = known(eye, cells(scene, world, about, self.others, self.pictures, self.near))
         wanted = pieces(scene, scene.bundle.world, asked)
         gallery = Gallery(scene.bundle, scene.sampler, eye, scene.tap)
         before = gallery.drawn((), wanted)
