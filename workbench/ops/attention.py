@@ -106,7 +106,7 @@ def overfocus(
     """Cosine of each query's attention with the mean over all queries, both without what lies below `least` / L.
 
     0 where queries look at different places or nowhere in particular, 1 where all look at the same few (Guo et al.
-    2023, arXiv 2306.05422: the term their diversification loss lowers, here for a head instead of the mean of heads).
+    2023, arXiv 2303.11126: the term their diversification loss lowers, here for a head instead of the mean of heads).
     """
     floor = least / weights.shape[-1]
     kept, middle = (torch.where(values >= floor, values, 0.0) for values in (weights.float(), mean.float()))

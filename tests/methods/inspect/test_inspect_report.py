@@ -51,7 +51,7 @@ class Oracle(Lens):
     def look(self, scene: Scene) -> Report:
         """A frame a word: the drawing's own half, or all of it for a single word."""
         pixels = scene.run()[0].permute(1, 2, 0).numpy().astype(int)
-        drawn = (np.abs(pixels - pixels[0, 0]).sum(-1) > 0).astype(np.float32)
+        drawn = (np.abs(pixels - pixels[0, 0]).sum(-1) > 40).astype(np.float32)
         half = drawn.shape[1] // 2
         left, right = drawn.copy(), drawn.copy()
         left[:, half:], right[:, :half] = 0, 0
@@ -73,8 +73,8 @@ class Blind(Lens):
 
 
 def test_one_that_knows_the_truth_wins_and_one_that_knows_nothing_is_the_whole_image() -> None:
-    # pictures of 64 px: the tiny model draws 16, too coarse for masks
-    bundle = dataclasses.replace(worldly(), shapes=dataclasses.replace(tiny_sd().shapes, image=(3, 64, 64)))
+    # pictures of 128 px: the tiny model draws 16, too coarse for masks
+    bundle = dataclasses.replace(worldly(), shapes=dataclasses.replace(tiny_sd().shapes, image=(3, 128, 128)))
     with listed(Oracle, Blind):
         report = InspectReport(lenses=("toy-oracle", "toy-blind"), unsaid=(), **QUICK).look(scene(bundle))
     single, pairs = tables(report)

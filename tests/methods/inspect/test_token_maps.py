@@ -65,7 +65,7 @@ def test_it_equals_the_aggregation_written_slowly(guidance: float) -> None:
             square = grid.reshape(1, 1, side, side)
             up = torch.nn.functional.interpolate(square, size=(8, 8), mode="bicubic", align_corners=False)
             slow += up[0, 0].clamp_min(0).numpy() / len(there)
-        lens = TokenMaps(words=("red dog",), level=level)
+        lens = TokenMaps(words=("red dog",), level=level, relative=False)
         fast = films(lens.look(scene(ask=ask, guidance=guidance)))[0]
         assert np.abs(fast.frames[0] - slow).max() < 2e-6  # sums of two steps in float32
 
@@ -73,8 +73,8 @@ def test_it_equals_the_aggregation_written_slowly(guidance: float) -> None:
 @pytest.mark.parametrize("by", ["step", "layer", "head"])
 def test_the_parts_have_the_whole_as_their_mean(by: str) -> None:
     """At the latent's own grid nothing is resized or cut, so means of parts are means of the whole."""
-    whole = films(TokenMaps(words=("dog",)).look(scene()))
-    parts = films(TokenMaps(words=("dog",), by=by).look(scene()))  # type: ignore[arg-type]
+    whole = films(TokenMaps(words=("dog",), relative=False).look(scene()))
+    parts = films(TokenMaps(words=("dog",), by=by, relative=False).look(scene()))  # type: ignore[arg-type]
     sites = [s for s in tiny_sd().sites("cross-attention") if s.side != "mid" and s.level == 0]
     count = {"step": 2, "layer": len(sites), "head": sum(s.heads or 0 for s in sites)}[by]
     for film, one in zip(parts, whole, strict=True):
@@ -86,7 +86,7 @@ def test_the_parts_have_the_whole_as_their_mean(by: str) -> None:
 def test_relative_maps_of_all_words_sum_to_one() -> None:
     prompt = "cat dog red"
     names = tuple(prompt.split())
-    (film,) = films(TokenMaps(words=names, relative=True).look(scene(ask=Ask(prompts=[prompt]))))
+    (film,) = films(TokenMaps(words=names).look(scene(ask=Ask(prompts=[prompt]))))
     assert len(tokens(tiny_sd(), prompt)) == 3  # a token a word
     assert np.allclose(film.frames.sum(0), 1, atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_a_level_without_words_is_refused() -> None:
 def test_maps_of_a_large_model_stay_under_the_ceiling_or_say_what_they_hold() -> None:
     """SDXL at 1024 px: 10 sites of 64x64 and 60 of 32x32 places; eight words and their sum cost 4 MiB."""
     tape = Sums(256 << 20)
-    for step in range(2):
+    for _ in range(2):
         for site in range(70):
             places = 4096 if site < 10 else 1024
             tape.add(f"maps/{site}", torch.zeros(1, places, 9))
@@ -134,7 +134,7 @@ def test_a_prompt_without_words_is_refused_and_words_out_of_reach_are_left_out()
 
 
 def test_the_tiny_model_gives_these_numbers_with_seeds_1_and_2() -> None:
-    numbers = TokenMaps().look(scene()).numbers
+    numbers = TokenMaps(relative=False).look(scene()).numbers
     assert (numbers["evenness"], numbers["overlap"]) == pytest.approx((0.98995, 0.98589), rel=1e-4)
 
 

@@ -116,7 +116,7 @@ class _Stream:
                 text = TextStates(torch.cat([told.text.states, more], 1), told.text.pooled)
                 self.text, self.size = told.text.states.shape[1], (x.shape[-2], x.shape[-1])
                 try:
-                    inner(x[rows], t[rows], replace(told, text=text))
+                    inner(x[rows], t[rows], replace(told, text=text, step=None))  # beside the run: caches pass by
                 finally:
                     self.text = 0
             return output

@@ -15,8 +15,8 @@ Means over scenes with percentile bootstrap intervals, Wilson's for shares.
 Floors, which know nothing of the word: a centred Gaussian (deviation a quarter), the whole image, noise, the first
 lens with the caption of another scene, and with the entries of every weight put in random order.
 
-Differs: a model that never learnt to draw two objects cannot bind: below a tenth over the best floor on single
-objects binding is reported all the same, and the note says so. There are no official numbers for these scenes.
+A model that never learnt to tell two objects apart cannot bind: where the share of bound scenes is no better than
+chance (a quarter) the report says that binding is not measurable. There are no official numbers for these scenes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ from workbench.core.errors import AskError
 from workbench.core.fields import controls
 from workbench.core.method import Card, Lens
 from workbench.core.patch import Patch
-from workbench.core.report import Film, Heat, Note, Report, Table
+from workbench.core.report import Curve, Film, Heat, Note, Report, Table
 from workbench.core.scene import Scene
 from workbench.ops import truth
 from workbench.ops.attention import resize
@@ -42,6 +42,7 @@ from workbench.ops.stats import bootstrap, wilson
 
 GAUSSIAN, WHOLE, NOISE, OTHER, SPOILT = FLOORS = (
     "centred Gaussian", "whole image", "noise", "another caption", "spoilt weights")  # fmt: skip
+CHANCE = 0.25  # that two maps of nothing in particular are bound
 MEASURES = ("AP", "pointing", "energy", "IoU at 0.4", "IoU at best")
 Maps = Tensor  # [o, 64, 64]
 
@@ -134,15 +135,28 @@ class InspectReport(Lens):
             shares = {name: one.pairs for name, one in found.items() if one.pairs}
             panels += [_pair_table(shares), _matrix(shares[lead], lead)]
             numbers["binding"] = float(np.mean([truth.bound(matrix) for matrix in shares[lead]]))
-            if reached < best + 0.1 * (1 - best):
-                text = "Even single objects are hardly found here, so what binding says is not measurable on this tier."
-                panels.append(Note(text, "Binding"))
+            numbers["binding_low"] = wilson(round(numbers["binding"] * self.pairs), self.pairs)[0]
+            if numbers["binding_low"] <= CHANCE:
+                text = "No better than chance, a quarter: this model does not tell two objects apart, so how well maps "
+                panels.append(Note(text + "bind words to objects is not measurable on it.", "Binding"))
+        panels.append(self._by_level(scene, first, single[:12]))
         for index, made in enumerate(single[:3]):
             values = self._maps(scene, first, made, made.caption, made.objects, index)[0]
             over = made.picture[0].permute(1, 2, 0).contiguous().numpy()
             panels.append(Heat(values.numpy(), f"{made.objects[0]} in “{made.caption}”", "share", over=over))
             panels.append(Heat(made.masks[0].float().numpy(), "the true mask", "", 0.0, 1.0, over=over))
         return Report(tuple(panels), numbers)
+
+    def _by_level(self, scene: Scene, lens: Lens, single: tuple[Made, ...]) -> Curve:
+        """Precision at each noise level alone: what is hardly seen can hardly be found."""
+        means: list[float] = []
+        for level in sorted(self.levels):
+            alone = self.but(levels=(level,))
+            maps = (alone._maps(scene, lens, made, made.caption, made.objects, i) for i, made in enumerate(single))
+            rows = [_row(values[0], made)[0] for values, made in zip(maps, single, strict=True)]
+            means.append(float(np.mean(rows)))
+        title = f"AP by noise level, {len(single)} scenes"
+        return Curve(np.array(sorted(self.levels)), np.array([means]), (lens.card.name,), title, ("level", "AP"))
 
 
 def _follower(name: str, scene: Scene) -> Lens:

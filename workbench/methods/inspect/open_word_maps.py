@@ -6,7 +6,8 @@ Optimization for Semantic Segmentation in Diffusion Models", arXiv 2403.14291 (C
 Equations: the queries Q_l,t of the picture meet the keys of another text, the attribution prompt X':
     W = softmax(Q_l,t K'_l^T / sqrt(d)),   K'_l = l_K(text encoder(X'))
 and the maps of its words are gathered as for the prompt's own (token-maps: mean over heads, steps, tokens, then
-bicubic, cut at 0, mean over cross-attentions). The picture itself is drawn from its own prompt, untouched.
+bicubic, cut at 0, mean over cross-attentions, divided by the sum over all tokens of X'). The picture itself is drawn
+from its own prompt, untouched.
 
 Differs: training-free maps alone, without the paper's token optimisation; means instead of sums. Without an
 attribution prompt the words are joined to one ("a cat and a dog"), so that they compete for each place.
@@ -41,6 +42,7 @@ class OpenWordMaps(Lens):
         ("cat", "dog"), min_length=1, description="Words or phrases to look for in the picture."
     )
     attribution: str = Field("", description='The text the words are read in; empty joins them: "a cat and a dog".')
+    relative: bool = Field(True, description="Divide by the sum over all tokens of the text at each place.")
     first: float = Field(0.0, ge=0, le=1, description="Share of the run from which steps count.")
     last: float = Field(1.0, ge=0, le=1, description="Share of the run up to which steps count.")
 
@@ -68,7 +70,8 @@ class OpenWordMaps(Lens):
         films: list[Film] = []
         rows: list[tuple[str, str, float, float]] = []
         for prompt, image, place in zip(scene.ask.prompts, images, maps, strict=True):
-            heats = dict(zip(found, place.unbind(-1), strict=False))  # the last column is the whole text's
+            shares = place / place[..., -1:].clamp_min(1e-12) if self.relative else place  # the last: the whole text's
+            heats = dict(zip(found, shares.unbind(-1), strict=False))
             under = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
             films.append(Film(np.stack([heat.numpy() for heat in heats.values()]), tuple(heats), prompt, over=under))
             rows += [(prompt, word, *spread_of(heat)) for word, heat in heats.items()]

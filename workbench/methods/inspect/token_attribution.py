@@ -8,7 +8,7 @@ Equations, at chosen steps of the run on the very same x_t:
     effect_w(p) = mean over steps of |e(x_t, c) - e(x_t, c without w)|_2 over channels at place p
     agreement_w = Spearman correlation over places of effect_w and the word's attention map
 where e is the network's conditional prediction and "without w" is the prompt read anew with the word left out. The
-picture itself is drawn with the whole prompt; the other calls are beside it.
+picture itself is drawn with the whole prompt; these calls are beside it.
 
 Differs: regions are latent places; articles left alone by the word stay. There are no official numbers and there is
 no reference code.
@@ -27,7 +27,7 @@ from torch import Tensor
 from workbench.blocks.denoise import picture_size
 from workbench.blocks.recorder import Recorder, Sums, evenly
 from workbench.blocks.wordmaps import averaging, cross_sites, follow, gather, word_maps
-from workbench.core.bundle import Bundle, Condition, TextStates
+from workbench.core.bundle import Condition, TextStates
 from workbench.core.fields import Role
 from workbench.core.method import Card, Lens
 from workbench.core.patch import Patch
@@ -58,8 +58,10 @@ class TokenAttribution(Lens):
 
         def attach(patch: Patch) -> None:
             raw = bundle.seams.predict  # the recorder must not take the calls without a word for the picture's
+            less = [{word: bundle.read([left_out(prompt, word)]) for word in words}
+                    for prompt, words in zip(prompts, found, strict=True)]  # fmt: skip
             recorder.attach(patch)
-            patch.wrap("predict", lambda inner: self._asking(inner, raw, bundle, found, effects, prompts))
+            patch.wrap("predict", lambda inner: self._asking(inner, raw, less, effects))
 
         images = scene.run(record=attach)
         width, height = picture_size(bundle, scene.ask)
@@ -79,27 +81,25 @@ class TokenAttribution(Lens):
         return Report((*panels, table), {"agreement": float(np.mean([row[3] for row in rows]))})
 
     def _asking(
-        self, inner: Callable[..., Tensor], raw: Callable[..., Tensor], bundle: Bundle,
-        found: Sequence[Mapping[str, Any]], effects: list[dict[str, Tensor]], prompts: Sequence[str],
+        self, inner: Callable[..., Tensor], raw: Callable[..., Tensor], less: Sequence[Mapping[str, TextStates]],
+        effects: list[dict[str, Tensor]],
     ) -> Callable[..., Tensor]:  # fmt: skip
-        """`predict` as it is, with the words left out beside it at the chosen steps."""
-        without = {(row, word): bundle.read([left_out(prompts[row], word)])
-                   for row, words in enumerate(found) for word in words}  # fmt: skip
+        """`predict` as it is, with calls of `raw` beside it at the chosen steps, whole and with each word left out.
+
+        Those are outside the run (their step is None), so that edits which remember earlier steps do not mind them.
+        """
 
         def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-            output = inner(x, t, cond)
             step = cond.step
-            chosen = evenly(step.total, self.steps) if step is not None else set[int]()
-            if step is None or step.index not in chosen:
-                return output
-            for image, at in enumerate(cond.where("cond")):
-                one = cond.rows([at])
-                for word in found[image]:
-                    told = replace(one, text=_told(one.text, without[image, word]))
-                    moved = raw(x[at : at + 1], t[at : at + 1], told) - output[at : at + 1]
-                    share = moved.float().norm(dim=1)[0].cpu() / len(chosen)
-                    effects[image][word] = effects[image].get(word, torch.zeros_like(share)) + share
-            return output
+            if step is not None and step.index in (chosen := evenly(step.total, self.steps)):
+                for image, at in enumerate(cond.where("cond")):
+                    one, rows = replace(cond.rows([at]), step=None), slice(at, at + 1)
+                    whole = raw(x[rows], t[rows], one)
+                    for word, text in less[image].items():
+                        moved = raw(x[rows], t[rows], replace(one, text=_told(one.text, text))) - whole
+                        share = moved.float().norm(dim=1)[0].cpu() / len(chosen)
+                        effects[image][word] = effects[image].get(word, torch.zeros_like(share)) + share
+            return inner(x, t, cond)
 
         return predict
 

@@ -9,7 +9,12 @@ on the latent grid, over cross-attentions of the down and up path whose grid has
 and the middle are left out, as in the official code at 512 px). `by` shows the terms of the mean one by one: each
 step, each layer, or each head of each layer.
 
-Differs: means over steps instead of sums (the scale only); heads and tokens are averaged before resizing, so the cut
+`relative`, on by default, shows D_word / D_all with D_all summed over the prompt's tokens: most attention rests on the
+start token, and how much of it is left over differs from place to place more than words do. On made scenes of the
+shipped model this is what makes the maps agree with the masks (see inspect-report).
+
+Differs: means over steps instead of sums (the scale only); relative by default, where the official code leaves it to
+the reader; heads and tokens are averaged before resizing, so the cut
 at 0 acts on their mean; grids of any shape; the conditional rows by their role, where the official code drops half of
 the heads when guidance is off; any number of text tokens. Maps stay unmerged under a token merger.
 
@@ -53,7 +58,7 @@ class TokenMaps(Lens):
     last: float = Field(1.0, ge=0, le=1, description="Share of the run up to which steps count.")
     level: int | None = Field(None, ge=0, le=8, description="Halvings of the latent grid; none takes all fine ones.")
     side: Side = Field("all", description="Which half of the network; all is both halves without the middle.")
-    relative: bool = Field(False, description="Divide by the sum over all words of the prompt at each place.")
+    relative: bool = Field(True, description="Divide by the sum over all tokens of the prompt at each place.")
 
     def look(self, scene: Scene) -> Report:
         """A film of word maps over each picture, and how the words share it."""
