@@ -32,7 +32,7 @@ def prepare(
     if os.environ.get("GRADIO_VIBE_MODE"):
         raise AskError("GRADIO_VIBE_MODE is set, which lets visitors change code. Unset it and start again.")
     public = on_spaces() or host not in LOOPBACK
-    demo = build(models, root=root, public=public)
+    demo: Any = build(models, root=root, public=public)
     hosts = [host, *filter(None, os.environ.get("WORKBENCH_HOSTS", "").split(","))]
     guard = _middleware(hosts, any_host=on_spaces())
     demo.queue(max_size=128, default_concurrency_limit=32)

@@ -78,7 +78,7 @@ def _fields(
         def changed(state: Any, raw: Any, name: str = field.name) -> Any:
             return keep(state, name, raw)
 
-        made.input(
+        made.input(  # type: ignore[attr-defined]
             changed,
             [inputs, made],
             [inputs],
@@ -86,4 +86,4 @@ def _fields(
             show_progress="hidden",
             trigger_mode="always_last",
             api_visibility="private",
-        )  # type: ignore[attr-defined]
+        )

@@ -3,6 +3,7 @@
 import base64
 import io
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from PIL import Image
 
 from apps.guard import browser_id
 from workbench.core.bundle import Bundle
-from workbench.core.errors import AskError, ResourceError
+from workbench.core.errors import AskError, ResourceError, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.core.tape import Step
-from workbench.runs.history import Run, list_runs
+from workbench.runs.history import REPORT, Run, read_run
 from workbench.runs.jobs import Job, Jobs
-from workbench.runs.shelf import model_names
+from workbench.runs.shelf import model_names, take_back, throw_away
 
 #: Waiting and running jobs of one browser.
 MOST_JOBS = 8
@@ -30,6 +31,8 @@ MOST_JOBS = 8
 PREVIEW_SHARE = 0.03
 _PREVIEW_SIDE = 256  # px
 _PREVIEWS = 4
+_DAY = 24 * 3600  # s
+_FOLDERS = "folders"  # in the bin: what was deleted as a whole
 
 
 @dataclass(eq=False)
@@ -78,6 +81,7 @@ class Ticket:
     began: float = field(default_factory=time.monotonic)
     drawn: tuple[Path, ...] = ()
     stopping: bool = False
+    note: Any = None  # what the page needs to show the job again after a reload
 
     def look(self) -> None:
         """See which pictures are there: they appear whole or not at all."""
@@ -98,8 +102,9 @@ class Desk:
         self.public = public
         self.jobs = Jobs(self.root, models)
         self._tickets: dict[str, list[Ticket]] = {}
-        self._runs: dict[Path, tuple[float, Run]] = {}
+        self._runs: dict[Path, tuple[tuple[int, int], Run]] = {}
         self._lock = threading.Lock()
+        self._empty_bins()
 
     def owner(self, request: gr.Request | None) -> str:
         """The browser's name: a hash that nobody else can work out."""
@@ -115,8 +120,10 @@ class Desk:
         """A folder for one more run, not made yet."""
         return self.folder(owner) / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
-    def submit(self, owner: str, page: str, work: Any, folders: tuple[Path, ...] = (), title: str = "") -> Ticket:
-        """Queue a plan, or a function of a tap, that draws into folders.
+    def submit(
+        self, owner: str, page: str, work: Any, folders: tuple[Path, ...] = (), title: str = "", note: Any = None
+    ) -> Ticket:
+        """Queue a plan, or a function of a tap, that draws into folders; the ticket keeps `note` for the page.
 
         Raises `ResourceError` when this browser has too many jobs waiting.
         """
@@ -127,7 +134,7 @@ class Desk:
             preview = Preview()
             out = folders[0] if folders else None
             job = self.jobs.submit(work, out=out, title=title, watch=preview.watch)
-            ticket = Ticket(job, preview, page, folders)
+            ticket = Ticket(job, preview, page, folders, note=note)
             self._tickets[owner] = [*mine, ticket]
             return ticket
 
@@ -172,14 +179,64 @@ class Desk:
         return model_names(self.models)
 
     def history(self, owner: str) -> list[Run]:
-        """The browser's runs with pictures, newest first."""
-        folder = self.folder(owner)
-        return [run for run in list_runs(folder) if run.pictures] if folder.is_dir() else []
+        """The browser's runs that hold something to look at, newest first."""
+        runs = [self._read(path) for path in self.folder(owner).glob(f"*/{REPORT}")]
+        kept = [run for run in runs if run is not None and (run.pictures or run.report.get("reports"))]
+        return sorted(kept, key=lambda run: str(run.report.get("started", "")), reverse=True)
+
+    def _read(self, path: Path) -> Run | None:
+        """The run of a report, from memory while neither it nor its folder has changed."""
+        try:
+            stamp = (path.stat().st_mtime_ns, path.parent.stat().st_mtime_ns)
+            kept = self._runs.get(path)
+            if kept is None or kept[0] != stamp or kept[1].status == "running":
+                kept = (stamp, read_run(path.parent))
+                self._runs[path] = kept
+            return kept[1]
+        except (OSError, WorkbenchError):
+            self._runs.pop(path, None)
+            return None
+
+    def where(self, owner: str) -> str:
+        """Where a browser's files lie, in words for it: strangers are told nothing of this computer."""
+        return "" if self.public else short(self.folder(owner))
+
+    def discard(self, owner: str, path: str) -> str:
+        """Move a picture, or the folder of a report, into the browser's bin; returns where it is now, "" if not its."""
+        if not self.owns(owner, path) or Path(path).resolve() == self.folder(owner).resolve():
+            return ""
+        if Path(path).is_file():
+            return str(throw_away(Path(path), self.bin(owner)))
+        kept = self.bin(owner) / _FOLDERS / Path(path).name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.move(path, kept)) if Path(path).is_dir() else ""
+
+    def bring_back(self, owner: str, kept: str) -> None:
+        """Undo `discard`. Raises `AskError` when it cannot be."""
+        path = Path(kept)
+        if path.parent.name != _FOLDERS or not path.is_dir():
+            take_back(path, self.folder(owner))
+        else:
+            shutil.move(path, self.folder(owner) / path.name)
 
     def bin(self, owner: str) -> Path:
-        """Where deleted pictures wait."""
+        """Where deleted things wait."""
         return self.folder(owner) / ".bin"
+
+    def _empty_bins(self) -> None:
+        """Forget what was deleted more than a day before this start."""
+        for entry in self.root.glob("*/.bin/*"):
+            if time.time() - entry.stat().st_mtime > _DAY:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def owns(self, owner: str, path: str | Path) -> bool:
         """Whether a file lies in the browser's own folder."""
         return Path(path).resolve().is_relative_to(self.folder(owner).resolve())
+
+
+def short(path: Path) -> str:
+    """A path as a person would say it: from here, or from home, where it lies there."""
+    for start, sign in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if path.is_relative_to(start) and path != start:
+            return sign + path.relative_to(start).as_posix()
+    return str(path)

@@ -107,9 +107,7 @@ def _topics() -> list[Any]:
 def _send(detail: Any, tabs: gr.Tabs, generate: Generate, compare: Compare, inspect: Inspect) -> None:
     """The buttons that carry a picked picture to another page."""
     quiet: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    detail.restore.click(
-        generate.restore, [detail.picked], [*generate.outputs, generate.roll, generate.stage, tabs], **quiet
-    )
+    detail.restore.click(generate.restore, [detail.picked], generate.restored(tabs), **quiet)
     detail.start.click(generate.start_from, [detail.picked], [generate.canvas, tabs], **quiet)
     detail.left.click(compare.take, [detail.picked], [compare.left, tabs], **quiet)
     detail.right.click(compare.take, [detail.picked], [compare.right, tabs], **quiet)

@@ -2,14 +2,19 @@
 
 import gradio as gr
 
+#: The cuts of a font that Gradio ships with all Latin letters; its semi-bold ones hold a few Cyrillic ones alone.
+WEIGHTS = (400, 700)
 
-def theme() -> gr.themes.Default:
+
+def theme() -> gr.themes.Base:
     """Quiet greys, one blue, fonts that ship with Gradio."""
     return gr.themes.Default(
         primary_hue="indigo",
         neutral_hue="slate",
         radius_size="md",
         text_size="md",
+        font=(gr.themes.LocalFont("Source Sans Pro", WEIGHTS), "ui-sans-serif", "system-ui", "sans-serif"),
+        font_mono=(gr.themes.LocalFont("IBM Plex Mono", WEIGHTS), "ui-monospace", "Consolas", "monospace"),
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
@@ -18,8 +23,8 @@ def theme() -> gr.themes.Default:
         block_border_width="1px",
         block_border_color="*neutral_200",
         block_border_color_dark="*neutral_800",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
+        block_label_background_fill="white",
+        block_label_background_fill_dark="*neutral_900",
         block_shadow="none",
         block_title_text_weight="500",
         button_primary_background_fill="*primary_600",
@@ -51,6 +56,7 @@ def theme() -> gr.themes.Default:
 
 CSS = """
 .gradio-container{padding:0!important}
+.html-container{padding:0!important}
 .main.fillable.app{max-width:1360px!important;margin:0 auto!important;padding:12px 20px 32px!important}
 .wb-chips>button{flex:0 0 auto!important;width:auto!important;white-space:nowrap;min-width:max-content!important}
 #top{align-items:center;gap:12px;flex-wrap:nowrap}
@@ -125,6 +131,11 @@ span[data-testid="block-info"]{font-weight:500}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{max-height:none;min-height:0;height:auto}
 #pictures .grid-container,#history .grid-container,#grid-cells .grid-container{grid-auto-rows:auto}
 .dark{color-scheme:dark}
+#pictures .preview,#grid-cells .preview{background:var(--block-background-fill)}
+#compare-slider label,#compare-left label,#compare-right label{z-index:5}
+.wb-report-title h3{margin:8px 0 0;font-size:1rem}
+.wb-done code{font-size:.8rem;overflow-wrap:anywhere}
+.gradio-container th{word-break:normal!important;overflow-wrap:normal!important}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{overflow:visible}
 .prose h1{font-size:1.15rem}.prose h2{font-size:1rem}.prose h3{font-size:.95rem}
 #compare-left img,#compare-right img,#history-picture img{width:100%;height:100%;object-fit:contain}
@@ -163,6 +174,12 @@ SCRIPT = """
       if (['go', 'compare-go', 'grid-go', 'inspect-go'].some(press)) event.preventDefault();
     } else if (event.key === 'Escape') {
       ['cancel', 'compare-cancel', 'grid-cancel', 'inspect-cancel'].some(press);
+    } else if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') {
+      const own = event.target.closest && event.target.closest(
+        'input,textarea,select,[contenteditable=true],[role=tab],[role=slider],[role=radiogroup],#canvas,.cm-editor');
+      if (own || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      const way = event.key === 'ArrowLeft' ? 'previous' : 'next';
+      if (['history', 'result'].some(tag => press(tag + '-' + way))) event.preventDefault();
     }
   }, true);
 })();

@@ -38,10 +38,9 @@ class Compare:
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="compare-cancel", visible=False, scale=1)
         self.stage = gr.HTML(empty(*_START), elem_id="compare-stage")
         with gr.Row(elem_classes=["wb-main"]):
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, visible=False) as self.seen:
                 self.slider = gr.ImageSlider(
                     label="A | B",
-                    visible=False,
                     interactive=False,
                     type="filepath",
                     format="png",
@@ -92,12 +91,13 @@ class Compare:
             concurrency_limit=32,
             **quiet,
         )
+        self.generate.demo.load(self.attach, None, view, concurrency_limit=32, **quiet)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
         gr.on(
             [self.left.change, self.right.change],
             self.lay,
             [self.left, self.right],
-            [self.slider],
+            [self.slider, self.seen],
             queue=False,
             **quiet,
         )
@@ -117,15 +117,15 @@ class Compare:
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
-        yield (
-            running(ticket),
-            None,
-            None,
-            gr.Dataframe(visible=False),
-            gr.Button(interactive=False),
-            gr.Button(visible=True),
-        )
-        yield from self._follow(ticket, folders)
+        yield from self._show(ticket)
+
+    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """After a reload: go on showing the comparison that is still at work."""
+        ticket = self.desk.current(self.desk.owner(request), PAGE)
+        if ticket is None:
+            yield (gr.skip(),) * 6
+        else:
+            yield from self._show(ticket)
 
     def _both(self, plan: Plan, folders: tuple[Path, Path]) -> Any:
         def work(tap: Tap) -> Table:
@@ -157,38 +157,39 @@ class Compare:
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
-        yield (
-            running(ticket),
-            gr.skip(),
-            gr.skip(),
-            gr.skip(),
-            gr.Button(interactive=False),
-            gr.Button(visible=True),
-        )
-        yield from self._follow(ticket, None)
+        yield from self._show(ticket)
 
-    def _follow(self, ticket: Ticket, folders: tuple[Path, Path] | None) -> Iterator[tuple[Any, ...]]:
+    def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
+        drawing = bool(ticket.folders)
+        pictures: list[Any] = [None, None] if drawing else [gr.skip(), gr.skip()]
+        table: Any = gr.Dataframe(visible=False) if drawing else gr.skip()
+        yield self._line(ticket), *pictures, table, gr.Button(interactive=False), gr.Button(visible=True)
         for _ in self.desk.follow(ticket):
-            yield running(ticket), *[gr.skip()] * 5
-        table: Table | None = ticket.job.result
-        pictures = [gr.skip(), gr.skip()]
-        if folders is not None:
-            files = [folder / "0000.png" for folder in folders]
+            yield self._line(ticket), *[gr.skip()] * 5
+        if drawing:
+            files = [folder / "0000.png" for folder in ticket.folders]
             pictures = [str(path) if path.is_file() else None for path in files]
-        shown = gr.Dataframe(visible=False)
-        note = "Without the stack on the left, with it on the right; the same seed." if folders else "Measured."
-        if table is not None and table.rows:
-            cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in table.rows]
-            shown = gr.Dataframe({"headers": list(table.columns), "data": cells}, visible=True)
-        if table is not None and table.title:
-            note += f" {table.title}."
+        note, shown = self._measured(ticket.job.result, drawing)
         yield over(ticket, note), *pictures, shown, gr.Button(interactive=True), gr.Button(visible=False)
 
+    def _line(self, ticket: Ticket) -> str:
+        return running(ticket, self.desk.jobs.waiting(ticket.job))
+
     @staticmethod
-    def lay(left: str | None, right: str | None) -> Any:
+    def _measured(table: Table | None, drawing: bool) -> tuple[str, Any]:
+        """The line under the bar, and the table of measures where there is one."""
+        note = "A is without the stack, B with it; the same seed." if drawing else "Measured."
+        if table is None or not table.rows:
+            return note, gr.Dataframe(visible=False)
+        cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in table.rows]
+        note += f" {table.title}." if table.title else ""
+        return note, gr.Dataframe({"headers": list(table.columns), "data": cells}, visible=True)
+
+    @staticmethod
+    def lay(left: str | None, right: str | None) -> tuple[Any, Any]:
         """The slider over two pictures, as soon as there are two."""
         both = bool(left and right)
-        return gr.ImageSlider((left, right) if both else None, visible=both)
+        return (left, right) if both else None, gr.Column(visible=both)
 
     @staticmethod
     def take(path: str | None) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
-"""Gallery: this browser's pictures; search, look, restore, download, delete and bring back."""
+"""Gallery: this browser's pictures and reports; search, look, restore, download, delete and bring back."""
 
+import html
 import time
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,23 @@ from typing import Any
 import gradio as gr
 
 from apps.desk import Desk
-from apps.pages.detail import Detail
+from apps.pages.detail import Detail, plan_of
 from apps.pages.generate import Generate
-from apps.panels import empty, trouble
+from apps.panels import draw_report, empty, trouble
 from workbench.core.errors import WorkbenchError
-from workbench.runs.history import Run
-from workbench.runs.shelf import pack_zip, plan_inside, take_back, throw_away
+from workbench.core.plan import Plan
+from workbench.runs.history import Run, read_run
+from workbench.runs.shelf import pack_zip, plan_inside
 
 PAGE = "gallery"
+PICTURES, REPORTS = "Pictures", "Reports"
 MOST_SHOWN = 120
-_NOTHING = ("No pictures here", "Pictures you draw in this browser appear here, newest first.")
+MOST_REPORTS = 3
+_NOTHING = {
+    PICTURES: ("No pictures here", "Pictures you draw in this browser appear here, newest first."),
+    REPORTS: ("No reports here", "What a lens shows on the Inspect page is kept here, newest first."),
+}
+_COLUMNS = ["When", "Lens", "Prompt", "Seed", "Model"]
 
 
 class Gallery:
@@ -32,9 +40,17 @@ class Gallery:
                         placeholder="words of the prompt, method, model, date (2026-11-21)",
                         elem_id="history-search",
                         scale=4,
+                        min_width=240,
                     )
-                    self.refresh = gr.Button("Refresh", size="sm", scale=0, min_width=90, elem_id="history-refresh")
-                self.line = gr.HTML(empty(*_NOTHING), elem_id="history-line")
+                    self.kind = gr.Radio(
+                        [PICTURES, REPORTS],
+                        value=PICTURES,
+                        label="Show",
+                        elem_id="history-kind",
+                        scale=2,
+                        min_width=230,
+                    )
+                self.line = gr.HTML(empty(*_NOTHING[PICTURES]), elem_id="history-line")
                 self.pictures = gr.Gallery(
                     label="Your pictures",
                     show_label=False,
@@ -46,111 +62,171 @@ class Gallery:
                     format="png",
                     buttons=[],
                 )
-                self.paths = gr.State([])
-            with gr.Column(scale=4, min_width=320):
-                self.big = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    format="png",
+                self.reports = gr.Dataframe(
+                    headers=_COLUMNS,
+                    datatype="str",
                     interactive=False,
+                    wrap=True,
+                    label="Your reports",
+                    show_label=False,
                     visible=False,
-                    elem_id="history-picture",
-                    height=320,
-                    buttons=["download", "fullscreen"],
+                    elem_id="history-reports",
+                    buttons=[],
                 )
-                self.detail = Detail(desk, "history")
-                with gr.Row(elem_classes=["wb-chips"]):
-                    self.delete = gr.Button(
-                        "Delete", size="sm", variant="stop", scale=0, visible=False, elem_id="history-delete"
-                    )
-                    self.undo = gr.Button("Undo delete", size="sm", scale=0, visible=False, elem_id="history-undo")
-                    self.zip = gr.DownloadButton("Download all as zip", size="sm", scale=0, elem_id="history-zip")
-                self.dropped = gr.File(
-                    label="Drop one of our PNGs to restore its settings",
-                    file_types=[".png"],
-                    type="filepath",
-                    elem_id="history-drop",
-                    height=150,
-                )
-                self.deleted = gr.State([])
+                self.paths = gr.State([])
+            with gr.Column(scale=4, min_width=320, elem_classes=["wb-side"]):
+                self._side()
+
+    def _side(self) -> None:
+        self.big = gr.Image(
+            label="Picture",
+            type="filepath",
+            format="png",
+            interactive=False,
+            visible=False,
+            elem_id="history-picture",
+            height=320,
+            buttons=["download", "fullscreen"],
+        )
+        self.detail = Detail(self.desk, "history")
+        with gr.Row(elem_classes=["wb-chips"]):
+            self.delete = gr.Button(
+                "Delete", size="sm", variant="stop", scale=0, visible=False, elem_id="history-delete"
+            )
+            self.undo = gr.Button("Undo delete", size="sm", scale=0, visible=False, elem_id="history-undo")
+            self.zip = gr.DownloadButton("Download all as zip", size="sm", scale=0, elem_id="history-zip")
+        self.dropped = gr.File(
+            label="Drop one of our PNGs to restore its settings",
+            file_types=[".png"],
+            type="filepath",
+            elem_id="history-drop",
+            height=150,
+        )
+        self.deleted = gr.State([])
+        self.looked, self.version = gr.State([]), gr.State(0)
+
+        @gr.render([self.looked], triggers=[self.version.change], show_progress="hidden", queue=False)
+        def shape(folders: list[str]) -> None:
+            for folder in folders[:MOST_REPORTS]:
+                _draw(folder)
 
     def connect(self, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        listing = [self.line, self.pictures, self.paths]
-        gr.on([tab.select, self.refresh.click], self.find, [self.query], listing, **quiet)
-        self.query.input(self.find, [self.query], listing, trigger_mode="always_last", **quiet)
-        shown = [*self.detail.outputs, self.big, self.delete]
-        self.pictures.select(self.choose, [self.paths], shown, **quiet)
+        queued = {
+            **quiet,
+            "queue": True,
+            "concurrency_limit": None,
+        }  # a changed state redraws only after a queued event
+        page, detail = self.generate, self.detail
+        asked, listing = [self.query, self.kind], [self.line, self.pictures, self.reports, self.paths]
+        shown = [*detail.outputs, *detail.steps, self.big, self.delete, self.looked, self.version]
+        tab.select(self.find, asked, listing, **quiet)
+        self.kind.change(self.switch, asked, [*listing, *shown], **queued)
+        self.query.input(self.find, asked, listing, trigger_mode="always_last", **quiet)
+        gr.on([self.pictures.select, self.reports.select], self.choose, [self.paths], shown, **queued)
+        for button, by in ((detail.previous, -1), (detail.next, 1)):
+            button.click(self.walk(by), [self.paths, detail.picked], [*shown, self.pictures], **queued)
         self.delete.click(
             self.throw,
-            [self.detail.picked, self.deleted, self.query],
+            [detail.picked, self.paths, self.deleted, *asked],
             [*listing, self.deleted, self.undo, *shown],
-            **quiet,
+            **queued,
         )
-        self.undo.click(self.bring_back, [self.deleted, self.query], [*listing, self.deleted, self.undo], **quiet)
-        page = self.generate
-        queued = {**quiet, "queue": True, "concurrency_limit": None}
-        self.dropped.upload(page.restore, [self.dropped], [*page.outputs, page.roll, page.stage, tabs], **queued)
+        self.undo.click(self.bring_back, [self.deleted, *asked], [*listing, self.deleted, self.undo], **queued)
+        self.dropped.upload(page.restore, [self.dropped], page.restored(tabs), **queued)
         self.dropped.upload(self.foreign, [self.dropped], [self.line], **quiet)
         self.zip.click(self.pack, [self.paths], [self.zip], show_progress="minimal", api_visibility="private")
 
-    def find(self, query: str, request: gr.Request) -> tuple[Any, Any, list[str]]:
-        """The pictures that match, newest first, and where they lie."""
+    def find(self, query: str, kind: str, request: gr.Request) -> tuple[Any, Any, Any, list[str]]:
+        """What matches, newest first, and where it lies: the line, the pictures, the table, the paths."""
         owner = self.desk.owner(request)
         runs = self.desk.history(owner)
-        paths = [str(path) for run in runs for path in self._matching(run, query)]
+        if kind == REPORTS:
+            looks = [run for run in runs if run.report.get("reports")]
+            found = [run for run in looks if _found(run, run.plan.ask.prompts[0], run.plan.ask.seeds[0], query)]
+            paths, total = [str(run.folder) for run in found[:MOST_SHOWN]], len(found)
+            rows = [_row(run) for run in found[:MOST_SHOWN]]
+        else:
+            every = [str(path) for run in runs for path in _matching(run, query)]
+            paths, total, rows = every[:MOST_SHOWN], len(every), []
+        table = gr.Dataframe({"headers": _COLUMNS, "data": rows}, visible=bool(rows))
+        pictures = [] if kind == REPORTS else paths
+        gallery = gr.Gallery(pictures, visible=bool(pictures), selected_index=None)
         if not paths:
-            none = empty("Nothing matches", "Try fewer words.") if query and runs else empty(*_NOTHING)
-            return none, gr.Gallery([], visible=False), []
-        shown = paths[:MOST_SHOWN]
-        more = f", {len(shown)} shown" if len(shown) < len(paths) else ""
-        words = f"{len(paths)} picture{'s' * (len(paths) != 1)}{more} · kept in {self.desk.folder(owner)}"
-        return f'<div class="wb-done">{words}</div>', gr.Gallery(shown, visible=True, selected_index=None), shown
+            nothing = ("Nothing matches", "Try fewer words.") if query else _NOTHING.get(kind, _NOTHING[PICTURES])
+            return empty(*nothing), gallery, table, []
+        words = f"{total} {'report' if kind == REPORTS else 'picture'}{'s' * (total != 1)}"
+        words += f", {len(paths)} shown" if len(paths) < total else ""
+        where = self.desk.where(owner)
+        place = f"<span>kept in <code>{html.escape(where)}</code></span>" if where else ""
+        return f'<div class="wb-done"><span>{words}</span>{place}</div>', gallery, table, paths
 
-    @staticmethod
-    def _matching(run: Run, query: str) -> list[Path]:
-        words = (query or "").lower().split()
-        plan = run.plan
-        names = [edit.card.name for edit in plan.edits] + ([plan.sampler.card.name] if plan.sampler else [])
-        about = [
-            str(run.report.get("started", ""))[:16],
-            str((run.report.get("model") or {}).get("name", "")),
-            plan.model,
-            *names,
-        ]
-        entries = list(run.report.get("pictures", ()))
-        found: list[Path] = []
-        for entry, path in zip(entries, run.pictures, strict=True):
-            text = " ".join([*about, str(entry.get("prompt", "")), f"seed {entry.get('seed', '')}"]).lower()
-            if all(word in text for word in words):
-                found.append(path)
-        return found
+    def switch(self, query: str, kind: str, request: gr.Request) -> tuple[Any, ...]:
+        """The other list, with nothing picked yet."""
+        return *self.find(query, kind, request), *self.show([], None, request)
 
-    def choose(self, paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
-        """One picture, large, with its facts; the settings on the Generate page stay as they are."""
-        at = event.index if isinstance(event.index, int) else -1
-        path = paths[at] if 0 <= at < len(paths) else None
-        return *self.detail.show(path), gr.Image(path, visible=bool(path)), gr.Button(visible=bool(path))
+    def choose(self, paths: list[str], event: gr.SelectData, request: gr.Request) -> tuple[Any, ...]:
+        """One picture or report, large, with its facts; the settings on the Generate page stay as they are."""
+        at = event.index[0] if isinstance(event.index, list | tuple) else event.index
+        return self.show(paths, paths[at] if isinstance(at, int) and 0 <= at < len(paths) else None, request)
 
-    def throw(self, picked: str | None, deleted: list[Any], query: str, request: gr.Request) -> tuple[Any, ...]:
-        """Move a picture into the bin."""
-        owner = self.desk.owner(request)
-        if picked and self.desk.owns(owner, picked) and Path(picked).is_file():
-            deleted = [*deleted, str(throw_away(Path(picked), self.desk.bin(owner)))]
-        after = (*self.detail.show(None), gr.Image(visible=False), gr.Button(visible=False))
-        return *self.find(query, request), deleted, gr.Button(visible=bool(deleted)), *after
+    def show(self, paths: list[str], path: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """What stands on the right for a path of the list, None for nothing."""
+        picture = bool(path) and Path(str(path)).is_file()
+        return (
+            *self.detail.along(paths, path),
+            gr.Image(path if picture else None, visible=picture),
+            gr.Button(visible=bool(path)),
+            self._reports_on(path, request),
+            time.time(),
+        )
 
-    def bring_back(self, deleted: list[Any], query: str, request: gr.Request) -> tuple[Any, ...]:
-        """The picture deleted last, back in its run."""
-        owner = self.desk.owner(request)
+    def walk(self, by: int) -> Any:
+        """A handler that goes along the list."""
+
+        def step(paths: list[str], picked: str | None, request: gr.Request) -> tuple[Any, ...]:
+            path = self.detail.beside(paths, picked, by)
+            picture = path in paths and Path(str(path)).is_file()
+            marked = gr.Gallery(selected_index=paths.index(str(path))) if picture else gr.skip()
+            return *self.show(paths, path, request), marked
+
+        return step
+
+    def _reports_on(self, path: str | None, request: gr.Request) -> list[str]:
+        """The folders of the reports to show with a path: its own, or those that looked at the same request."""
+        if not path:
+            return []
+        if Path(path).is_dir():
+            return [path]
+        try:
+            wanted = _bare(plan_of(path))
+        except WorkbenchError:
+            return []
+        runs = self.desk.history(self.desk.owner(request))
+        return [str(run.folder) for run in runs if run.report.get("reports") and _bare(run.plan) == wanted]
+
+    def throw(
+        self, picked: str | None, paths: list[str], deleted: list[str], query: str, kind: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """Move a picture or a report into the bin; the next one takes its place on the right."""
+        after = self.detail.beside(paths, picked, 1)
+        kept = self.desk.discard(self.desk.owner(request), picked) if picked else ""
+        deleted = [*deleted, kept] if kept else deleted
+        found = self.find(query, kind, request)
+        rest = found[-1]
+        path = after if after in rest else (rest[-1] if rest and picked else None)
+        return *found, deleted, gr.Button(visible=bool(deleted)), *self.show(rest, path, request)
+
+    def bring_back(self, deleted: list[str], query: str, kind: str, request: gr.Request) -> tuple[Any, ...]:
+        """What was deleted last, back in its place."""
         try:
             if deleted:
-                take_back(Path(deleted[-1]), self.desk.folder(owner))
+                self.desk.bring_back(self.desk.owner(request), deleted[-1])
         except WorkbenchError as error:
             gr.Warning(str(error))
         rest = deleted[:-1]
-        return *self.find(query, request), rest, gr.Button(visible=bool(rest))
+        return *self.find(query, kind, request), rest, gr.Button(visible=bool(rest))
 
     @staticmethod
     def foreign(path: str | None) -> Any:
@@ -163,10 +239,59 @@ class Gallery:
         return gr.skip()
 
     def pack(self, paths: list[str], request: gr.Request) -> Any:
-        """All pictures of the list in one zip, byte for byte."""
+        """All of the list in one zip, byte for byte: the pictures, or the files of the reports."""
         owner = self.desk.owner(request)
-        mine = [Path(path) for path in paths if self.desk.owns(owner, path) and Path(path).is_file()]
-        if not mine:
+        mine = [Path(path) for path in paths if self.desk.owns(owner, path)]
+        files = [file for path in mine for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        files = [file for file in files if file.is_file()]
+        if not files:
             gr.Warning("There is nothing to download yet.")
             return gr.skip()
-        return str(pack_zip(mine, self.desk.bin(owner) / f"pictures-{time.strftime('%Y%m%d-%H%M%S')}.zip"))
+        return str(pack_zip(files, self.desk.bin(owner) / f"workbench-{time.strftime('%Y%m%d-%H%M%S')}.zip"))
+
+
+def _draw(folder: str) -> None:
+    """What a run's folder reports, one lens after the other."""
+    try:
+        run = read_run(folder)
+        reports = run.reports()
+    except (WorkbenchError, OSError, ValueError, KeyError) as error:
+        gr.HTML(trouble(f"The report in {Path(folder).name} cannot be read: {error}"))
+        return
+    titles = {lens.card.name: lens.card.title for lens in run.plan.lenses}
+    for name, report in reports.items():
+        gr.HTML(f"<h3>{html.escape(titles.get(name, name))}</h3>", elem_classes=["wb-report-title"])
+        draw_report(report)
+
+
+def _found(run: Run, prompt: str, seed: Any, query: str) -> bool:
+    """Whether every word of a search is in what a picture or report is found by."""
+    plan = run.plan
+    names = [part.card.name for part in (*plan.edits, *plan.lenses, *((plan.sampler,) if plan.sampler else ()))]
+    about = [str(run.report.get("started", ""))[:16], _model(run), plan.model, *names, prompt, f"seed {seed}"]
+    text = " ".join(about).lower()
+    return all(word in text for word in (query or "").lower().split())
+
+
+def _matching(run: Run, query: str) -> list[Path]:
+    entries = run.report.get("pictures", ())
+    return [
+        path
+        for entry, path in zip(entries, run.pictures, strict=True)
+        if _found(run, str(entry.get("prompt", "")), entry.get("seed", ""), query)
+    ]
+
+
+def _model(run: Run) -> str:
+    return str((run.report.get("model") or {}).get("name", ""))
+
+
+def _row(run: Run) -> list[str]:
+    plan = run.plan
+    lenses = ", ".join(lens.card.title for lens in plan.lenses) or ", ".join(run.report.get("reports", ()))
+    started = str(run.report.get("started", ""))[:16].replace("T", " ")
+    return [started, lenses, plan.ask.prompts[0], str(plan.ask.seeds[0]), _model(run)]
+
+
+def _bare(plan: Plan) -> Plan:
+    return plan.but(lenses=(), metrics=())

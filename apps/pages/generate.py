@@ -10,7 +10,8 @@ import gradio as gr
 
 from apps import recipe as recipes
 from apps.desk import Desk, Ticket
-from apps.pages.detail import Detail
+from apps.origin import BRUSH, on_canvas
+from apps.pages.detail import Detail, plan_of
 from apps.panels import empty, trouble
 from apps.picker import Picker
 from apps.show import clock, over, running
@@ -120,7 +121,7 @@ class Generate:
                 type="filepath",
                 sources=["upload", "clipboard"],
                 elem_id="canvas",
-                brush=gr.Brush(default_size=24, colors=["#ff4f8b"], color_mode="fixed"),
+                brush=gr.Brush(default_size=24, colors=[BRUSH], color_mode="fixed"),
                 eraser=gr.Eraser(default_size=24),
                 layers=False,
                 canvas_size=(512, 512),
@@ -179,6 +180,10 @@ class Generate:
         """The components that `spread` sets."""
         return [*self.inputs, self.picker.version, self.stack.version]
 
+    def restored(self, tabs: gr.Tabs) -> list[Any]:
+        """The components that `restore` sets."""
+        return [*self.outputs, self.roll, self.canvas, self.pad, self.stage, tabs]
+
     @staticmethod
     def gather(*values: Any) -> recipes.Recipe:
         """The recipe from the components' values."""
@@ -233,11 +238,21 @@ class Generate:
         again = self.demo.load(
             self.attach, None, view, show_progress="hidden", concurrency_limit=32, api_visibility="private"
         )
+        shown = [*self.detail.outputs, *self.detail.steps]
         for drawn in (run, again):
             drawn.then(
                 self.detail.first,
                 [self.paths],
-                self.detail.outputs,
+                shown,
+                show_progress="hidden",
+                queue=False,
+                api_visibility="private",
+            )
+        for button, by in ((self.detail.previous, -1), (self.detail.next, 1)):
+            button.click(
+                self.walk(by),
+                [self.paths, self.detail.picked],
+                [self.pictures, *shown],
                 show_progress="hidden",
                 queue=False,
                 api_visibility="private",
@@ -246,7 +261,7 @@ class Generate:
         self.pictures.select(
             self.detail.chosen,
             [self.paths],
-            self.detail.outputs,
+            shown,
             queue=False,
             show_progress="hidden",
             api_visibility="private",
@@ -319,6 +334,16 @@ class Generate:
         """Cancel this browser's job: it ends before its next step."""
         self.desk.cancel(self.desk.owner(request), PAGE)
 
+    def walk(self, by: int) -> Any:
+        """A handler that goes along the pictures of the run."""
+
+        def step(paths: list[str], picked: str | None) -> tuple[Any, ...]:
+            path = self.detail.beside(paths, picked, by)
+            marked = gr.Gallery(selected_index=paths.index(path)) if path in paths else gr.skip()
+            return marked, *self.detail.along(paths, path)
+
+        return step
+
     def last_seed(self, paths: list[str], seed: Any) -> tuple[Any, Any]:
         """The seed of the last pictures, and no new one next time."""
         try:
@@ -326,16 +351,18 @@ class Generate:
         except AskError:
             return seed, False
 
-    def restore(self, path: str | None) -> list[Any]:
-        """Every setting of a picture of ours, on this page; or one line saying why not."""
+    def restore(self, path: str | None, request: gr.Request) -> list[Any]:
+        """Every setting of a picture or report of ours, on this page; or one line saying why not."""
         skip = [gr.skip()] * len(self.outputs)
         if not path:
-            return [*skip, gr.skip(), gr.skip(), gr.skip()]
+            return [*skip, *[gr.skip()] * 5]
         try:
-            found = recipes.of_plan(plan_inside(path))
+            source = plan_of(path)
+            found = recipes.of_plan(source)
+            canvas = on_canvas(self.desk, self.desk.owner(request), source)
         except WorkbenchError as error:
-            return [*skip, gr.skip(), trouble(str(error)), gr.Tabs(selected=PAGE)]
-        return [*self.spread(found), False, gr.skip(), gr.Tabs(selected=PAGE)]
+            return [*skip, *[gr.skip()] * 3, trouble(str(error)), gr.Tabs(selected=PAGE)]
+        return [*self.spread(found), False, canvas, 0, gr.skip(), gr.Tabs(selected=PAGE)]
 
     def start_from(self, path: str | None) -> tuple[Any, Any]:
         """A picture on the canvas of this page."""

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.axes import axes, axis, caption, values, varied
-from apps.desk import Desk
+from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
 from apps.show import over, running
@@ -85,6 +85,7 @@ class Grid:
             trigger_mode="once",
             **quiet,
         )
+        page.demo.load(self.attach, None, [self.stage, self.cells, self.go, self.cancel], concurrency_limit=32, **quiet)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
 
     def choices(self, x: str | None, y: str | None, *recipe: Any) -> tuple[Any, Any]:
@@ -108,12 +109,25 @@ class Grid:
                 raise AskError(f"The grid has {len(cells)} cells; {MOST_CELLS} are drawn at most. Give fewer values.")
             plans = [self.generate.plan(varied(base, cell)) for cell in cells]
             folders = [self.desk.fresh(owner) for _ in cells]
-            ticket = self.desk.submit(owner, PAGE, self._all(plans, folders), tuple(folders), "grid")
+            work = self._all(plans, folders)
+            ticket = self.desk.submit(owner, PAGE, work, tuple(folders), "grid", (cells, width))
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 3
             return
+        yield from self._show(ticket)
+
+    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """After a reload: go on showing the grid that is still at work."""
+        ticket = self.desk.current(self.desk.owner(request), PAGE)
+        if ticket is None:
+            yield (gr.skip(),) * 4
+        else:
+            yield from self._show(ticket)
+
+    def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
+        cells, width = ticket.note
         yield (
-            running(ticket),
+            running(ticket, self.desk.jobs.waiting(ticket.job)),
             gr.Gallery([], visible=False, columns=width),
             gr.Button(interactive=False),
             gr.Button(visible=True),
@@ -122,7 +136,7 @@ class Grid:
         for _ in self.desk.follow(ticket):
             fresh = gr.skip() if len(ticket.drawn) == count else self._gallery(ticket.drawn, cells)
             count = len(ticket.drawn)
-            yield running(ticket), fresh, gr.skip(), gr.skip()
+            yield running(ticket, self.desk.jobs.waiting(ticket.job)), fresh, gr.skip(), gr.skip()
         words = f"{len(ticket.drawn)} of {len(cells)} cells; each is a run of its own in the gallery."
         yield (
             over(ticket, words),

@@ -2,24 +2,25 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from apps import recipe as recipes
-from apps.desk import Desk
+from apps.desk import Desk, Ticket
+from apps.origin import own_files
+from apps.pages.detail import plan_of
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
 from apps.show import over, running
-from workbench.core.errors import AskError, WorkbenchError
+from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.method import Lens
 from workbench.core.plan import Plan
 from workbench.core.report import Report
-from workbench.core.scene import Scene
 from workbench.core.tape import Tap
-from workbench.runs.execute import chosen
-from workbench.runs.shelf import plan_inside
+from workbench.runs.execute import run
 
 PAGE = "inspect"
 _START = ("Look inside", "Choose a lens, write a prompt, and press Look. Or send a picture here from another page.")
@@ -76,6 +77,7 @@ class Inspect:
             trigger_mode="once",
             **quiet,
         )
+        self.generate.demo.load(self.attach, None, view, concurrency_limit=32, **quiet)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
         self.reset.click(
             lambda: (None, _OWN, gr.Button(visible=False)),
@@ -99,23 +101,50 @@ class Inspect:
             lens = Picker.read(name, raws)
             if not isinstance(lens, Lens):
                 raise AskError(f"{name} is not a lens.")
-            plan = self.generate.plan(found)
-            ticket = self.desk.submit(self.desk.owner(request), PAGE, self._work(lens, plan), title=lens.card.title)
+            plan = self._plan(found, request).but(lenses=(lens,))
+            owner = self.desk.owner(request)
+            folder = self.desk.fresh(owner)
+            words = f"{lens.card.title}: “{plan.ask.prompts[0]}”, seed {plan.ask.seeds[0]} · kept in the gallery"
+            work = self._work(plan, folder)
+            ticket = self.desk.submit(owner, PAGE, work, (folder,), lens.card.title, words)
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 4
             return
-        yield running(ticket), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
-        for _ in self.desk.follow(ticket):
-            yield running(ticket), *[gr.skip()] * 4
-        report = ticket.job.result if ticket.job.state == "done" else None
-        words = f"{lens.card.title}: “{plan.ask.prompts[0]}”, seed {plan.ask.seeds[0]}"
-        yield over(ticket, words), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
+        yield from self._show(ticket)
 
-    def _work(self, lens: Lens, plan: Plan) -> Any:
+    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """After a reload: go on showing the look that is still at work."""
+        ticket = self.desk.current(self.desk.owner(request), PAGE)
+        if ticket is None:
+            yield (gr.skip(),) * 5
+        else:
+            yield from self._show(ticket)
+
+    def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
+        def now() -> str:
+            return running(ticket, self.desk.jobs.waiting(ticket.job))
+
+        yield now(), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
+        for _ in self.desk.follow(ticket):
+            yield now(), *[gr.skip()] * 4
+        report = ticket.job.result if ticket.job.state == "done" else None
+        yield over(ticket, ticket.note), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
+
+    def _plan(self, found: recipes.Recipe, request: gr.Request) -> Plan:
+        """The plan to look at, with the picture that a picture sent here was started from."""
+        plan = self.generate.plan(found)
+        source = found.get("source")
+        if source is None:
+            return plan
+        image, mask = own_files(self.desk, self.desk.owner(request), source)
+        return plan.but(ask=plan.ask.but(image=image, mask=mask))
+
+    def _work(self, plan: Plan, folder: Path) -> Any:
         def work(tap: Tap) -> Report:
-            bundle = self.desk.run_plan(plan)
-            lens.check(bundle)
-            return lens.look(Scene(bundle, chosen(plan, bundle), plan.edits, plan.ask, tap))
+            made = run(plan, folder, tap, self.desk.run_plan(plan), drawing=False)
+            if made.status == "stopped":
+                raise Stopped
+            return next(iter(made.reports().values()))
 
         return work
 
@@ -124,7 +153,8 @@ class Inspect:
         if not path:
             return (gr.skip(),) * 5
         try:
-            found = recipes.of_plan(plan_inside(path))
+            source = plan_of(path)
+            found = {**recipes.of_plan(source), "source": source}
         except WorkbenchError as error:
             gr.Warning(str(error))
             return (gr.skip(),) * 5

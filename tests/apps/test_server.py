@@ -93,7 +93,7 @@ def test_a_job_goes_on_when_the_page_is_closed_and_is_found_again(served: Served
 
 def test_settings_come_back_from_a_picture(page: Generate) -> None:
     path = list(page.generate(_request("one"), *_values(negative="rain", seed=11)))[-1][2][0]
-    restored = page.restore(path)
+    restored = page.restore(path, _request("one"))
     assert restored[:4] == ["a cat", "rain", 11, 1]
 
 
@@ -101,7 +101,9 @@ def test_a_foreign_picture_is_refused_in_one_line(page: Generate, tmp_path: Path
     from PIL import Image
 
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
-    assert any("no settings of ours" in str(value) for value in page.restore(str(tmp_path / "plain.png")))
+    assert any(
+        "no settings of ours" in str(value) for value in page.restore(str(tmp_path / "plain.png"), _request("one"))
+    )
 
 
 def test_two_browsers_have_folders_of_their_own(served: Served) -> None:

@@ -23,6 +23,7 @@ SIGNED = "RdBu_r"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A800")
 
 _INK = "#7d8590"  # readable on white and on near-black
+_FONT = "Source Sans Pro, system-ui, sans-serif"  # the app brings the first
 _GRID = "rgba(125,133,144,0.25)"
 _SMALLEST = 256  # px: smaller pictures are enlarged by whole pixels, so that they stay sharp
 
@@ -67,14 +68,15 @@ def _layout(title: str, height: int, **more: Any) -> dict[str, Any]:
     return {
         "title": {"text": _escape(title), "font": {"size": 15}}, "height": height,
         "margin": {"l": 48, "r": 24, "t": 44 if title else 16, "b": 44}, "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": _INK, "family": "system-ui, sans-serif"},
+        "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": _INK, "family": _FONT},
         "colorway": LINES, "template": None, **more}  # fmt: skip
 
 
-def _bare(size: tuple[int, int], overlaid: bool = True) -> dict[str, Any]:
-    """Axes of a picture of (height, width): nothing drawn, square pixels, row 0 on top."""
+def _bare(size: tuple[int, int]) -> dict[str, Any]:
+    """Axes of a picture of (height, width): nothing drawn, square pixels, row 0 on top, no room for numbers."""
     plain = {"visible": False, "showgrid": False, "zeroline": False}
     return {
+        "margin": {"l": 12, "r": 12, "t": 44, "b": 12},
         "xaxis": {**plain, "range": [-0.5, size[1] - 0.5], "constrain": "domain"},
         "yaxis": {**plain, "range": [size[0] - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
     }
@@ -112,7 +114,8 @@ def _map(
 ) -> go.Heatmap:
     return go.Heatmap(
         z=np.asarray(values, np.float32), zmin=ends[0], zmax=ends[1], colorscale=SIGNED if signed else AMOUNT,
-        opacity=opacity, colorbar={"title": {"text": _escape(unit)}, "thickness": 12, "outlinewidth": 0},
+        opacity=opacity,
+        colorbar={"title": {"text": _escape(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0, "xpad": 6},
         hovertemplate="column %{x}, row %{y}<br>%{z:.4g} " + _escape(unit) + "<extra></extra>")  # fmt: skip
 
 
@@ -120,7 +123,7 @@ def _strength_slider() -> dict[str, Any]:
     steps = [
         {"method": "restyle", "args": [{"opacity": [value / 10]}], "label": f"{value * 10} %"} for value in range(11)
     ]
-    return {"active": 6, "currentvalue": {"prefix": "overlay ", "font": {"size": 12}}, "steps": steps,
+    return {"active": 6, "currentvalue": {"prefix": "overlay ", "font": {"size": 12, "color": _INK}}, "steps": steps,
             "pad": {"t": 8}, "ticklen": 0, "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"}}  # fmt: skip
 
 
@@ -145,7 +148,7 @@ def _film(panel: Film) -> go.Figure:
         for row, label in zip(shown, panel.labels, strict=True)
     ]
     slider = {"active": len(traces) - 1, "steps": steps, "pad": {"t": 8}, "ticklen": 0, "minorticklen": 0,
-              "currentvalue": {"font": {"size": 12}}, "font": {"color": "rgba(0,0,0,0)"}}  # fmt: skip
+              "currentvalue": {"font": {"size": 12, "color": _INK}}, "font": {"color": "rgba(0,0,0,0)"}}  # fmt: skip
     made.update_layout(sliders=[slider], margin_b=84)
     return made
 
