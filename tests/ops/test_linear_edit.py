@@ -5,7 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from workbench.core.errors import AskError
-from workbench.ops.linear_edit import System, least_direction, null_basis, recovery, restrict, solve_linear_edit
+from workbench.ops.linear_edit import (
+    System,
+    factors,
+    least_direction,
+    null_basis,
+    recovery,
+    restrict,
+    solve_linear_edit,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -127,3 +135,16 @@ def test_the_least_direction_is_the_last_singular_vector() -> None:
     expected = torch.linalg.svd(W)[2][-1]
     found = least_direction(W)
     assert_close(found * (found @ expected).sign(), expected, atol=1e-9, rtol=0)
+
+
+def test_factors_are_as_narrow_as_the_share_allows() -> None:
+    U, V = torch.linalg.qr(draw(6, 3))[0], torch.linalg.qr(draw(5, 3, seed=1))[0]
+    change = U @ torch.diag(torch.tensor([3.0, 1.0, 0.1], dtype=torch.float64)) @ V.T
+    up, down = factors(change)
+    assert up.shape == (6, 3)
+    assert_close(up @ down, change, atol=1e-10, rtol=0)
+    up, down = factors(change, share=0.99)
+    assert up.shape == (6, 2)
+    assert (change - up @ down).norm().item() == pytest.approx(0.1)
+    assert factors(change, most=1)[0].shape == (6, 1)
+    assert factors(torch.zeros(3, 2))[0].shape[1] == 1

@@ -140,3 +140,18 @@ def restrict(basis: Float[Tensor, "d r"], held: Float[Tensor, "d m"]) -> Float[T
 def least_direction(W: Float[Tensor, "o d"]) -> Float[Tensor, " d"]:
     """The unit input that W answers least: its last right singular vector, up to sign."""
     return torch.linalg.eigh(W.double().T @ W.double())[1][:, 0]
+
+
+def factors(
+    change: Float[Tensor, "o d"], share: float = 1.0, most: int | None = None
+) -> tuple[Float[Tensor, "o r"], Float[Tensor, "r d"]]:
+    """The narrowest up and down whose product keeps a share of the squared norm; of rank `most` and 1 at least.
+
+    The best ones of their rank: singular vectors, each scaled by the root of its singular value.
+    """
+    left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
+    held = values.square().cumsum(0)
+    rank = int((held < share * held[-1] * (1 - 1e-12)).sum()) + 1
+    rank = min(rank, len(values), most or len(values))
+    root = values[:rank].sqrt()
+    return left[:, :rank] * root, root[:, None] * right[:rank]

@@ -134,7 +134,7 @@ def test_training_looks_away_from_the_concept(monkeypatch: pytest.MonkeyPatch) -
 
     def noted(self, *args) -> torch.Tensor:
         found = at(self, *args)
-        losses.append(float(found))
+        losses.append(float(found.detach()))
         return found
 
     monkeypatch.setattr(mace._Gaze, "at", noted)
