@@ -77,7 +77,7 @@ class Outcome:
     idle: bool
     answers: Mapping[str, int]
     seconds: tuple[float, float]
-    shown: Sequence[tuple[str, UInt8[np.ndarray, "H W 3"]]] = field(default_factory=tuple)
+    shown: Sequence[tuple[str, UInt8[np.ndarray, "_H _W 3"]]] = field(default_factory=tuple)
 
     @property
     def able(self) -> float:
@@ -161,7 +161,7 @@ def _health(eye: Eye, before: Sequence[Drawn], after: Sequence[Drawn]) -> tuple[
     return quality, collapsed(first, second, right, still)
 
 
-def _shown(before: Sequence[Drawn], after: Sequence[Drawn]) -> list[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
+def _shown(before: Sequence[Drawn], after: Sequence[Drawn]) -> list[tuple[str, UInt8[np.ndarray, "_H _W 3"]]]:
     """The first pictures of each cell, before above after, as one strip a cell."""
     strips: dict[str, list[np.ndarray]] = {}
     for first, second in zip(before, after, strict=True):

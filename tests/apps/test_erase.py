@@ -1,0 +1,94 @@
+"""The Erase page on a running app: the grid fills, the report warns, strengths blend, attacks and exports arrive."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from apps.topics.erase import Erase
+from tests.apps.conftest import MODEL, Served
+from workbench.core.delta import Delta
+from workbench.core.report import Report, Table
+from workbench.runs.erasing import attacks, erasers
+from workbench.runs.shelf import plan_inside
+
+REQUEST: Any = SimpleNamespace(cookies={"workbench_browser": "eraser"}, session_hash="eraser", query_params={})
+QUICK = next(cls.card.name for cls in erasers() if cls.fits() and cls.card.cost != "minutes")
+
+
+@pytest.fixture(scope="module")
+def page(served: Served) -> Erase:
+    """The Erase page of the running app."""
+    return next(fn.fn.__self__ for fn in served.demo.fns.values() if getattr(fn.fn, "__name__", "") == "weigh")  # type: ignore[union-attr]
+
+
+def values(targets: tuple[str, ...] = ("cat",), chosen: tuple[str, ...] = (QUICK,), **raws: Any) -> list[Any]:
+    own = [list(targets), "", ["dog"], ["kitten"], list(chosen), raws]
+    return [*own, "a cat", "", 5, 1, "", MODEL, "diffuse", {"diffuse": {"steps": 2}}, []]
+
+
+def last(rows: Any) -> tuple[Any, ...]:
+    return list(rows)[-1]
+
+
+def test_the_grid_holds_a_row_without_edit_and_one_a_method_at_one_seed(page: Erase) -> None:
+    seen = list(page.draw(REQUEST, *values()))
+    shown = seen[-1][1].value
+    captions = [caption for _, caption in _pairs(shown)]
+    assert captions[0] == "unedited: a cat"
+    assert len(captions) == 2 * len({caption.partition(": ")[2] for caption in captions})
+    assert {plan_inside(path).ask.seeds for path, _ in _pairs(shown)} == {(5,)}
+    assert "the same seed" in seen[-1][0]
+
+
+def _pairs(shown: Any) -> list[tuple[str, str]]:
+    """Path and caption of each picture of a gallery's update."""
+    return [(row["image"]["path"], row["caption"]) for row in shown]
+
+
+def test_a_report_arrives_with_its_warnings_in_front_and_a_file(page: Erase) -> None:
+    text, _, report, _, file, *_ = last(page.weigh(REQUEST, 1, False, *values()))
+    assert isinstance(report, Report)
+    assert any(isinstance(panel, Table) and "Erasure" in panel.title for panel in report.panels)
+    assert "role=" in text  # the random model draws no cat, and the page says so
+    assert "only 0% of its own pictures" in text
+    assert file.visible
+
+
+def test_a_strength_is_blended_from_what_was_fitted(page: Erase) -> None:
+    seen = list(page.mix(REQUEST, QUICK, 0.0, *values()))
+    plans = [plan_inside(path) for path, _ in _pairs(seen[-1][1].value)]
+    assert {plan.edits[0].strength for plan in plans if plan.edits} == {0.0}  # type: ignore[attr-defined]
+
+
+def test_an_attack_leaves_its_prompts_to_take_away(page: Erase) -> None:
+    quickest = next(cls.card.name for cls in attacks() if cls.card.cost == "seconds")
+    text, _, report, _, file, *_ = last(page.force(REQUEST, quickest, 1, QUICK, *values()))
+    assert report.numbers["count"] == 1.0
+    assert "did not work" not in text
+    assert "a cat" in json.dumps(json.loads(Path(file.value["path"]).read_text("utf-8")))
+
+
+def test_an_edit_is_exported(page: Erase) -> None:
+    file = last(page.take(REQUEST, QUICK, "delta", *values()))[4]
+    assert Delta.load(Path(file.value["path"])).kind == "weights"
+
+
+def test_requests_that_cannot_be_met_are_one_line(page: Erase) -> None:
+    for rows in (
+        page.draw(REQUEST, *values(targets=())),
+        page.draw(REQUEST, *values(chosen=())),
+        page.weigh(REQUEST, 0, False, *values()),
+        page.near(REQUEST, *values(targets=())),
+    ):
+        text = str(last(rows)[0])
+        assert "did not work" in text
+        assert "Traceback" not in text
+
+
+def test_neighbours_are_suggested(page: Erase) -> None:
+    text, preserve, _ = last(page.near(REQUEST, *values()))
+    assert "8 neighbours" in text
+    assert preserve.value[0] == "dog"
