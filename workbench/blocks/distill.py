@@ -10,6 +10,9 @@ Every iteration asks the network once with gradient, for all roles at a time; wh
 walks is not asked again. The bundle is bit for bit what it was; the change comes back as a Delta.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Tensor.tolist, Tensor.split and the optimisers carry no types
+
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -278,7 +281,8 @@ class _Fit:
     def _gradients(self, loss: Tensor, again: bool) -> Gradients:
         if not loss.requires_grad:
             return {}
-        found = torch.autograd.grad(loss, self.trainee.live, retain_graph=again, allow_unused=True)
+        live = self.trainee.live
+        found: Sequence[Tensor | None] = torch.autograd.grad(loss, live, retain_graph=again, allow_unused=True)
         return {key: grad for key, grad in zip(self.trainee.keys, found, strict=True) if grad is not None}
 
     def _keep(self, index: int) -> None:

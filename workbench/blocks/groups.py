@@ -5,7 +5,10 @@ the matrices and biases of everything else, `full` every parameter. Of a group, 
 with a rank, low-rank factors of its matrices: W + (alpha / rank) up down.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Module.named_parameters carries no types
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -104,7 +107,7 @@ class Trainee:
         return [factor for pair in self.factors for factor in pair] if self.rank else list(self.live)
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
+    def resting(self) -> Generator[None]:
         """The model as it is without the training, for a while; not between a forward pass and its backward."""
         trained = [live.data for live in self.live]
         for live, base in zip(self.live, self.base, strict=True):

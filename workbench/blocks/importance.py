@@ -35,7 +35,8 @@ def importance(bundle: Bundle, recipe: Recipe, measure: Measure = "square", tap:
             batch = Batch(room, pool.draw(room, recipe.times, recipe.batch, generator))
             answer(batch, recipe.terms)
             losses = [term(batch) for term in recipe.terms]
-            found = torch.autograd.grad(sum(losses[1:], losses[0]), trainee.live, allow_unused=True)
+            total_loss = sum(losses[1:], losses[0])
+            found: Sequence[Tensor | None] = torch.autograd.grad(total_loss, trainee.live, allow_unused=True)
             for total, grad in zip(sums, found, strict=True):
                 if grad is not None:
                     total += (grad.square() if measure == "square" else grad).detach()

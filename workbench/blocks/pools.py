@@ -5,6 +5,9 @@ is what sampling tells it where there is no prompt. States are reused for many s
 untrained network said on the way is kept with them, so it is not asked twice.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# Tensor.tolist carries no types
+
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -212,8 +215,8 @@ class Walks:
                 parts.append(self._walk(room, lessons, draws))
         said = [(torch.cat([part.said[i][0] for part in parts]), torch.cat([part.said[i][1] for part in parts]))
                 for i in range(len(parts[0].said))]  # fmt: skip
-        whole = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "t", "lesson"))
-        return Visited(States(*whole, None, tuple(said)))
+        x, t, lesson = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "t", "lesson"))
+        return Visited(States(x, t, lesson, None, tuple(said)))
 
     def _walk(self, room: Room, lessons: Tensor, draws: list[torch.Generator]) -> States:
         count, seen = len(lessons), list[tuple[Tensor, Tensor, Tensor]]()
