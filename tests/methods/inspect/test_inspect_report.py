@@ -78,7 +78,7 @@ def test_one_that_knows_the_truth_wins_and_one_that_knows_nothing_is_the_whole_i
     with listed(Oracle, Blind):
         report = InspectReport(lenses=("toy-oracle", "toy-blind"), unsaid=(), **QUICK).look(scene(bundle))
     single, pairs = tables(report)
-    assert single["toy-oracle"][0] > 0.9
+    assert single["toy-oracle"][0] > 0.8  # a drawing may hold the colour of its ground
     assert single["toy-oracle"][3] == 1.0  # pointing
     assert single["toy-oracle"][4] > 0.8  # energy
     assert single["toy-blind"] == single["whole image"]

@@ -14,7 +14,7 @@ from workbench.core.patch import Patch, fingerprint
 from workbench.core.report import Curve, Film
 from workbench.core.scene import Scene
 from workbench.methods.generate.diffuse import Diffuse
-from workbench.methods.inspect.text_lens import TextLens, layers
+from workbench.methods.inspect.text_lens import TextLens
 
 ASK = Ask(prompts=["a cat", "the red dog"], seeds=[1, 2])
 
@@ -61,15 +61,8 @@ def test_the_first_layer_equals_its_states_through_the_final_norm() -> None:
         assert np.abs(film.frames[0].astype(int) - image).max() <= 1  # rounding to a grey level
 
 
-def test_the_layers_are_the_outermost_list() -> None:
-    tower = layers(tiny_sd().parts["text"])
-    assert tower is not None
-    assert len(tower) == 2
-    assert layers(torch.nn.Linear(2, 2)) is None
-
-
 def test_a_model_without_a_text_encoder_is_refused() -> None:
     parts = {name: part for name, part in tiny_sd().parts.items() if name != "text"}
     bare = dataclasses.replace(tiny_sd(), parts=parts)
-    with pytest.raises(MissingPart, match="tiny-sd has no text encoder with layers"):
+    with pytest.raises(MissingPart, match="tiny-sd has no text encoder"):
         TextLens().look(Scene(bare, Diffuse(steps=1), (), ASK))

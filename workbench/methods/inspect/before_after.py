@@ -1,12 +1,12 @@
 """Before and after: any lens on the same seeds without the edits and with them, side by side.
 
-No paper: the paired comparison that the others lack (what did the eraser or the merger change inside?).
+Paper: none; the paired look that the other lenses lack (what did the eraser or the merger change inside?).
 
 Equations: for maps a (without) and b (with) of the same shape, difference = b / mean(b) - a / mean(a), shown around
 zero, so that a place that gained in share is red; moved = mean |difference| / 2 over maps, 0 when nothing changed and
 at most 1.
 
-There are no official numbers and there is no reference.
+Differs: nothing to differ from. There are no official numbers; Licence: there is no reference code.
 """
 
 from collections.abc import Iterator, Mapping

@@ -6,7 +6,9 @@ is Adebayo et al. 2018, arXiv 1810.03292.
 
 Protocol: a scene is drawn (an object of 0.35 to 0.5 of the canvas, anywhere; or two side by side), encoded, noised to
 each level, and shown to the network once with its caption. A lens that follows words is run on it; its map of the
-object's word is resized (bilinear) to 64 x 64 and compared with where the object is visible, leaving out its border:
+object's word is resized (bilinear) to 64 x 64 and compared with where the object is visible, leaving out its border.
+
+Equations:
     AP = sum over thresholds of (R - R before) P,   pointing = peak in the mask or a cell beside it,
     energy = share of the mass in the mask,   IoU at 0.4 of the map's range and at the best threshold;
     binding[i, j] = energy of word i in object j; a scene is bound when each word's own object has most of it.
@@ -15,8 +17,9 @@ Means over scenes with percentile bootstrap intervals, Wilson's for shares.
 Floors, which know nothing of the word: a centred Gaussian (deviation a quarter), the whole image, noise, the first
 lens with the caption of another scene, and with the entries of every weight put in random order.
 
-A model that never learnt to tell two objects apart cannot bind: where the share of bound scenes is no better than
-chance (a quarter) the report says that binding is not measurable. There are no official numbers for these scenes.
+Differs: the pointing game allows a cell of 64 instead of 15 pixels. A model that never learnt to tell two objects apart
+cannot bind: where the share of bound scenes is no better than chance (a quarter) the report says that binding is not
+measurable. There are no official numbers for these scenes. Licence: no reference code was read.
 """
 
 from collections.abc import Iterator, Mapping
