@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workbench.blocks.denoise import condition, picture_size
 from workbench.blocks.judging import Concept, Eye, Seen, world_of
-from workbench.blocks.paired import Gallery, Piece, Subject, prompts, targets
+from workbench.blocks.paired import PIECE, Gallery, Piece, Subject, prompts, targets
 from workbench.blocks.pools import Kernel
 from workbench.blocks.spans import tokens
 from workbench.core.ask import Ask
@@ -48,10 +48,17 @@ def aim(scene: Scene, words: Sequence[str], trials: int, judge: str) -> Target:
     lines = prompts(scene.bundle.world, Subject(about.word, about), trials, world_of(scene.bundle).tier[:8])
     ask = Ask(prompts=lines, seeds=[scene.ask.seeds[0] + i for i in range(trials)], negatives=scene.ask.negatives[0],
               size=scene.ask.size)  # fmt: skip
-    piece = Piece("target", Subject(about.word, about), 0, ask)
-    gallery = Gallery(scene.bundle, scene.sampler, eye, scene.tap, kept=trials)
-    seen = gallery.drawn((), [piece])[0].seen
+    gallery = Gallery(scene.bundle, scene.sampler, eye, scene.tap, kept=PIECE)
+    subject = Subject(about.word, about)
+    wanted = [Piece("target", subject, start, rows_of(ask, start)) for start in range(0, trials, PIECE)]
+    seen = Seen.join([found.seen for found in gallery.drawn((), wanted)])
     return Target(about, eye, ask, seen, seen.pictures)
+
+
+def rows_of(ask: Ask, start: int, count: int = PIECE) -> Ask:
+    """Some rows of a request."""
+    at = slice(start, start + count)
+    return ask.but(prompts=ask.prompts[at], seeds=ask.seeds[at], negatives=ask.negatives[at])
 
 
 @torch.no_grad()
@@ -190,14 +197,10 @@ def _strip(pictures: Images, most: int = 8) -> np.ndarray:
     return np.concatenate([picture.permute(1, 2, 0).cpu().numpy() for picture in pictures[:most]], 1)
 
 
-def drawn(scene: Scene, bundle: Bundle, ask: Ask, batch: int = 8) -> Images:
+def drawn(scene: Scene, bundle: Bundle, ask: Ask) -> Images:
     """Draw a request on a bundle whose edits are in force already, some rows at a time."""
-    parts = [
-        scene.sampler.sample(bundle, ask.but(prompts=ask.prompts[i : i + batch], seeds=ask.seeds[i : i + batch],
-                                             negatives=ask.negatives[i : i + batch]), scene.tap)
-        for i in range(0, len(ask), batch)
-    ]  # fmt: skip
-    return torch.cat(parts)
+    starts = range(0, len(ask), PIECE)
+    return torch.cat([scene.sampler.sample(bundle, rows_of(ask, start), scene.tap) for start in starts])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Every eraser on the default model, on targets of a fixed order, within a hard budget of minutes.
 
     workbench bench --topic erase minutes=25 pictures=64 --out assets/benchmarks
+    workbench bench --topic erase --tier gpu objects=8 styles=2 trained=8 pictures=400     the full grid
 
 Objects and styles are taken in the order of the split file, the first that the unedited model draws in 80 % of its
 pictures, or else the best. Closed forms come first, on every target; then trained methods on two; then many concepts at
