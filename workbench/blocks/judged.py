@@ -1,5 +1,8 @@
 """What a scorer is shown: the pictures of a scene, and the model of the clip family that looks at them."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

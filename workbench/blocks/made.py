@@ -4,6 +4,9 @@ A lens that records what happens in `predict` does not care whether a picture is
 recognised; `Staged` runs it on true ones, so that what it reports can be held against true masks.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -10,6 +10,9 @@ the edits, so it sees the attention that is really computed: of a merged model t
 where the merger says how (`unmerge`).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,6 +5,9 @@ Psomas et al. 2023, arXiv 2309.06891. With X the n patch features and u their me
 with one head and no value projection (the paper's case without gamma), then a projection to where texts are compared.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 from pathlib import Path
 
 import torch
@@ -50,9 +53,9 @@ def load_simpool(scorer: Bundle) -> SimPool:
     if not path.is_file():
         raise MissingPart(f"{scorer.name} has no {FILE} beside its weights (yet). Train it: workbench train simpool.")
     try:
-        with safe_open(path, "pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            digest = (file.metadata() or {}).get("digest", "")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # pyright: ignore
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get("digest", "")
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointMismatch(f"{path.name} of {scorer.name} cannot be read ({error}). Train it again.") from None
     if digest != scorer.digest:

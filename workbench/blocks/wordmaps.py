@@ -1,5 +1,8 @@
 """Words over the picture: which tokens a word is, how they are averaged, and how sites become one map."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 from collections.abc import Mapping, Sequence
 from typing import Literal
 

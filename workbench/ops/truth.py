@@ -4,6 +4,9 @@ Maps are [h, w] with high values where something is said to be; masks are boolea
 places out, such as the band around an object's border.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm, unique and from_numpy carry no types
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float

@@ -1,7 +1,7 @@
 """Clip skip: stop the text encoder some layers before its end.
 
-No paper: a habit of the community that began with anime models, which were trained on the state after the layer before
-the last; its effect layer by layer is the subject of Toker et al. 2024, "Diffusion Lens", arXiv 2403.05846.
+Paper: none for the habit, which began with models trained on the state after the layer before the last; its effect
+layer by layer is the subject of Toker et al. 2024, "Diffusion Lens", arXiv 2403.05846.
 
 Equation: with L layers the text's states are norm(h_{L - skip}) instead of norm(h_L), h_l being the hidden states after
 layer l and norm the encoder's final one.
