@@ -8,7 +8,9 @@ from tests.architecture.sources import ROOT, python_files
 WHOLES = ("architecture", "contract", "apps", "notebooks", "benchmarks")
 
 #: Rooms whose files are tested together: a recipe's parts share their fixtures, and what it made is tested as shipped.
-TOGETHER = {"training": ("test_recipes.py", "test_shipped.py")}
+TOGETHER = {
+    "training": ("test_recipes.py", "test_shipped.py", "test_stage.py", "test_feed.py", "test_gpu.py"),
+}
 
 #: Source files without a test file of their own, each with the reason.
 UNPAIRED: dict[str, str] = {}

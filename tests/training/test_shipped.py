@@ -34,7 +34,7 @@ def test_the_folder_is_a_plain_pipeline(pipe: Any) -> None:
     assert pipe.scheduler.config.prediction_type == "v_prediction"
     assert pipe.unet.config.cross_attention_dim == pipe.text_encoder.config.hidden_size
     assert pipe.tokenizer.model_max_length == 77
-    assert pipe.unet.config.in_channels == pipe.vae.config.latent_channels == 8
+    assert pipe.unet.config.in_channels == pipe.vae.config.latent_channels
 
 
 def test_it_draws_128_pixels_and_the_seed_decides(pipe: Any) -> None:

@@ -58,26 +58,24 @@ def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tupl
 def spoil(pictures: Tensor, generator: torch.Generator, vae: Any) -> Tensor:
     """Blur, grain and re-tint pictures at random; an eighth go through the autoencoder, its latents noisy."""
 
+    where = {"generator": generator, "device": pictures.device}
+
     def some(part: float) -> Tensor:
-        return torch.rand(len(pictures), 1, 1, 1, generator=generator) < part
+        return torch.rand(len(pictures), 1, 1, 1, **where) < part
 
     made = pictures.clone()
     if vae is not None:
         few = pictures[: len(pictures) // 8]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(pictures.device.type, torch.bfloat16):
             latents = vae.encode(few).latent_dist.mean
-            noise = (
-                0.3
-                * torch.rand(len(few), 1, 1, 1, generator=generator)
-                * torch.randn(latents.shape, generator=generator)
-            )
+            noise = 0.3 * torch.rand(len(few), 1, 1, 1, **where) * torch.randn(latents.shape, **where)
             made[: len(few)] = vae.decode(latents + noise).sample.float().clamp(-1, 1)
     soft = F.interpolate(F.avg_pool2d(made, 4), scale_factor=4.0, mode="bilinear")
-    blend = torch.rand(len(made), 1, 1, 1, generator=generator)
+    blend = torch.rand(len(made), 1, 1, 1, **where)
     made = torch.where(some(0.4), blend * soft + (1 - blend) * made, made)
-    tint = 1 + 0.15 * torch.randn(len(made), 3, 1, 1, generator=generator)
+    tint = 1 + 0.15 * torch.randn(len(made), 3, 1, 1, **where)
     made = torch.where(some(0.3), made * tint, made)
-    grain = 0.15 * torch.rand(len(made), 1, 1, 1, generator=generator) * torch.randn(made.shape, generator=generator)
+    grain = 0.15 * torch.rand(len(made), 1, 1, 1, **where) * torch.randn(made.shape, **where)
     return torch.where(some(0.4), made + grain, made).clamp(-1, 1)
 
 

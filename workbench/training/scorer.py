@@ -111,8 +111,9 @@ def near(world: World, draw: np.random.Generator, base: Plan) -> list[Plan]:
 def spoil(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Soften and grain a third of the pictures [B, 3, H, W], as a denoiser's are."""
     soft = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2.0, mode="bilinear")
-    soft = soft + 0.1 * torch.randn(soft.shape, generator=generator)
-    return torch.where(torch.rand(len(pictures), 1, 1, 1, generator=generator) < 0.33, soft, pictures)
+    where = {"generator": generator, "device": pictures.device}
+    soft = soft + 0.1 * torch.randn(soft.shape, **where)
+    return torch.where(torch.rand(len(pictures), 1, 1, 1, **where) < 0.33, soft, pictures)
 
 
 def contrast(logits: Tensor, truth: Tensor) -> Tensor:
@@ -343,16 +344,16 @@ def wide(folder: Path) -> None:
     path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
-def ship(model: Any, words: Any) -> None:
+def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
     """Save the CLIP folder in fp16, with the tokenizer and a processor whose pictures are -1..1."""
     small = CLIPModel(model.config)
     small.load_state_dict(model.state_dict())
     # the temperature the towers were trained with
     torch.nn.init.constant_(small.logit_scale, float(np.log(20)))
-    small.half().save_pretrained(FOLDER)
-    wide(FOLDER)
-    save_words(words, FOLDER)
+    small.half().save_pretrained(folder)
+    wide(folder)
+    save_words(words, folder)
     side = {"height": 128, "width": 128}
     CLIPImageProcessor(
         size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    ).save_pretrained(FOLDER)
+    ).save_pretrained(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,14 +240,19 @@ def assemble() -> Any:
     """Put the last averaged weights, the scorer's text tower and the autoencoder into one pipeline."""
     model = build()
     model.load_state_dict(load_file(scratch() / "unet-average.safetensors"))
-    clip: Any = CLIPModel.from_pretrained(scorer.FOLDER).float()
+    return pipeline(model, scorer.FOLDER, FOLDER / "vae")
+
+
+def pipeline(model: Any, towers: Path, vae: Path) -> Any:
+    """Make a pipeline of a denoiser, the text tower of the scorer in `towers` and the autoencoder in `vae`."""
+    clip: Any = CLIPModel.from_pretrained(towers).float()
     tower: Any = CLIPTextModel(clip.config.text_config)
     tower.load_state_dict(clip.text_model.state_dict() if not hasattr(tower, "text_model") else
                           {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()})  # fmt: skip
     return diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL.from_pretrained(FOLDER / "vae"),
+        vae=diffusers.AutoencoderKL.from_pretrained(vae),
         text_encoder=tower,
-        tokenizer=CLIPTokenizer.from_pretrained(scorer.FOLDER),
+        tokenizer=CLIPTokenizer.from_pretrained(towers),
         unet=model,
         scheduler=schedule(),
         safety_checker=None,
@@ -256,24 +262,28 @@ def assemble() -> Any:
 
 
 def ship(log: Log | None = None, **spent: float) -> dict[str, Any]:
-    """Write the pipeline folder in fp16, its text weights under the `text_model.` prefix, and the log."""
-    pipe = assemble()
-    notes = {p: p.read_text() for p in FOLDER.glob("*/training.json")}
+    """Write the pipeline folder in fp16, and the log."""
+    save(assemble(), FOLDER)
+    if log is not None:
+        log.write(FOLDER / "unet", **spent)
+    return dict(spent)
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write a pipeline in fp16, its text weights under the `text_model.` prefix; what its parts' logs say stays."""
+    notes = {p: p.read_text() for p in folder.glob("*/training.json")}
     words = pipe.tokenizer
-    pipe.to(dtype=torch.float16).save_pretrained(FOLDER, safe_serialization=True)
-    scorer.save_words(words, FOLDER / "tokenizer")
-    scorer.wide(FOLDER / "text_encoder")
-    path = FOLDER / "text_encoder" / "model.safetensors"
+    pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    scorer.save_words(words, folder / "tokenizer")
+    scorer.wide(folder / "text_encoder")
+    path = folder / "text_encoder" / "model.safetensors"
     with safe_open(path, "pt") as held:
         names = list(held.keys())
     prefixed = all(name.startswith("text_model.") for name in names)
     if not prefixed:
         save_file({f"text_model.{k}": v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    for config in FOLDER.glob("*/config.json"):  # diffusers notes the folder a part was read from
+    for config in folder.glob("*/config.json"):  # diffusers notes the folder a part was read from
         said = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(said, indent=2) + "\n")
     for note, text in notes.items():
         note.write_text(text)
-    if log is not None:
-        log.write(FOLDER / "unet", **spent)
-    return dict(spent)
