@@ -3,6 +3,7 @@
 Knows the topic, the kinds and the roles of settings, never a method's name.
 """
 
+import html
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,12 +38,16 @@ from workbench.runs.erasing import (
     words,
 )
 from workbench.runs.execute import run
+from workbench.view.figures import data_uri
 from workbench.view.forms import read_all
 
 TITLE = "Erase"
 PAGE = "erase"
 MOST_METHODS, MOST_PICTURES = 6, 400
 _START = ("Take a concept away", "Name a target, choose one or several methods, and press Erase and draw.")
+_STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:collapse;width:100%}
+.wb-before th{font-weight:500;font-size:.8rem;text-align:left;padding:4px 6px;vertical-align:middle}
+.wb-before td{padding:3px;min-width:76px}.wb-before img{width:100%;border-radius:6px;margin:0;display:block}</style>"""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -63,9 +68,7 @@ class Erase:
                 self._choice()
             with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
                 self.stage = gr.HTML(empty(*_START), elem_id="erase-stage")
-                self.grid = gr.Gallery(
-                    label="Before and after", show_label=False, visible=False, object_fit="contain", fit_columns=False,
-                    elem_id="erase-grid", format="png", buttons=["download", "fullscreen"])  # fmt: skip
+                self.grid = gr.HTML("", elem_id="erase-grid")
                 self.file = gr.DownloadButton("Download", visible=False, elem_id="erase-file")
                 self.report, self.version = gr.State(None), gr.State(0)
                 self._next()
@@ -211,20 +214,23 @@ class Erase:
     def _drawn(self, request: gr.Request, asked: "Request", rows: Sequence[tuple[str, tuple[Edit, ...]]]) -> Any:
         owner = self.desk.owner(request)
         lines = prompts(asked.wish, asked.synonyms, asked.wish.preserve)
-        cells = [(f"{name}: {line}", line, edits) for name, edits in rows for line in lines]
+        cells = [(line, edits) for _, edits in rows for line in lines]
         folders = tuple(self.desk.fresh(owner) for _ in cells)
 
         def work(tap: Tap) -> None:
-            for (_, line, edits), folder in zip(cells, folders, strict=True):
+            for (line, edits), folder in zip(cells, folders, strict=True):
                 plan = asked.plan.but(edits=edits, ask=asked.plan.ask.but(prompts=(line,)))
                 if run(plan, folder, tap, self.desk.run_plan(plan)).status == "stopped":
                     raise Stopped
 
         ticket = self.desk.submit(owner, PAGE, work, folders, "erase")
 
-        def pictures() -> Any:
-            shown = [(str(path), cell[0]) for path, cell in zip(ticket.drawn, cells, strict=False)]
-            return gr.Gallery(shown, visible=bool(shown), columns=len(lines), selected_index=None)
+        seen: dict[Path, str] = {}
+
+        def pictures() -> str:
+            for path in ticket.drawn:
+                seen[path] = seen.get(path) or data_uri(picture(path), 1)
+            return table([name for name, _ in rows], lines, [seen[path] for path in ticket.drawn])
 
         yield from self._follow(ticket, f"{len(lines)} prompts, {len(rows)} rows, the same seed", pictures)
 
@@ -301,10 +307,10 @@ class Erase:
         done = f"{len(found.neighbours)} neighbours, {len(found.synonyms)} synonyms"
         yield over(ticket, done), gr.Dropdown(value=keep), gr.Dropdown(value=list(found.synonyms))
 
-    def _follow(self, ticket: Ticket, done: str, pictures: Callable[[], Any] | None = None) -> Any:
+    def _follow(self, ticket: Ticket, done: str, pictures: Callable[[], str] | None = None) -> Any:
         """Show a job until it is over: its line, its pictures as they come, its report, its file, its warnings."""
         keep = gr.skip()
-        grid = gr.Gallery([], visible=False) if pictures else keep
+        grid = "" if pictures else keep
         hide = gr.DownloadButton(visible=False)
         yield running(ticket), grid, keep, keep, hide, gr.Button(interactive=False), gr.Button(visible=True)
         count = 0
@@ -352,6 +358,19 @@ class Request:
     def rows(self) -> list[tuple[str, tuple[Edit]]]:
         """The chosen methods, each alone."""
         return [(name, (self.edit(name),)) for name in self.chosen[:MOST_METHODS]]
+
+
+def table(rows: Sequence[str], columns: Sequence[str], images: Sequence[str]) -> str:
+    """Pictures as they come, row by row under their prompts, as a table that scrolls sideways where it must."""
+    width = len(columns)
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *columns))
+    body = ""
+    for at, name in enumerate(rows):
+        cells = [*images[at * width : (at + 1) * width], *[""] * width][:width]
+        shown = (f'<td><img src="{uri}" alt="{html.escape(f"{name}: {text}")}"></td>' if uri else "<td></td>"
+                 for uri, text in zip(cells, columns, strict=True))  # fmt: skip
+        body += f"<tr><th>{html.escape(name)}</th>{''.join(shown)}</tr>"
+    return f"{_STYLE}<div class='wb-before'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _clean(values: Any) -> list[str]:

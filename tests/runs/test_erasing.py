@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from pydantic import Field
 
 from tests.methods.measure.painter import Forget
 from tests.tiny import tiny_sd
 from tests.toys import Count, Fade, card, listed, unlisted
+from workbench.blocks.pictures import save_png
 from workbench.blocks.world import World
 from workbench.core.delta import Delta
 from workbench.core.errors import AskError
@@ -43,8 +45,9 @@ class Anchored(Forget):
 
 def test_methods_are_told_by_topic_kind_and_roles() -> None:
     assert all(cls.topic() == "erase" and cls.kind == "edit" for cls in erasers())
-    costs = [cls.card.cost for cls in erasers()]
-    assert costs == sorted(costs, key=["instant", "seconds", "minutes"].index)
+    kinds = [(cls.card.cost == "minutes", not cls.fits()) for cls in erasers()]
+    assert kinds == sorted(kinds)
+    assert kinds[0] == (False, False)
     assert reporter() not in attacks()
     assert len(attacks()) >= 4
 
@@ -85,6 +88,11 @@ def test_the_grid_asks_for_targets_a_synonym_and_what_should_stay() -> None:
 
 def test_warnings_are_those_of_the_report() -> None:
     assert warnings(Report((Note("**a** broke", "Warning"), Note("b")))) == ["a broke"]
+
+
+def test_pictures_of_a_table_are_small_and_keep_their_shape(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", np.zeros((300, 600, 3), np.uint8), {})
+    assert picture(tmp_path / "a.png", 100).shape == (50, 100, 3)
 
 
 def test_an_export_is_one_file(tmp_path: Path) -> None:

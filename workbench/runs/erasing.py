@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
 from workbench.blocks.judging import concept, other_words, world_of
 from workbench.blocks.neighbours import suggest
 from workbench.blocks.paired import with_article
+from workbench.blocks.pictures import open_picture
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle
 from workbench.core.catalog import catalog, find
@@ -34,9 +39,9 @@ def _compares(cls: type[Method]) -> Control | None:
 
 
 def erasers() -> tuple[type[Edit], ...]:
-    """The edits that take concepts away: free and quick ones first."""
+    """The edits that take concepts away: quick changes of weights, then what acts while drawing, then trained ones."""
     found = [cls for cls in catalog(topic=TOPIC, kind="edit") if issubclass(cls, Edit) and _with(cls, "concepts")]
-    return tuple(sorted(found, key=lambda cls: ("instant", "seconds", "minutes").index(cls.card.cost)))
+    return tuple(sorted(found, key=lambda cls: (cls.card.cost == "minutes", not cls.fits())))
 
 
 def reporter() -> type[Lens]:
@@ -133,6 +138,13 @@ def prompts(wish: Wish, synonyms: Sequence[str], neighbours: Sequence[str], most
     words = [*wish.targets[:2], *synonyms[:1]]
     stay = [word for word in dict.fromkeys((*wish.preserve, *neighbours)) if word not in words]
     return [with_article(word) for word in (*words, *stay[: most - len(words)])]
+
+
+def picture(path: Path, side: int = 160) -> UInt8[np.ndarray, "_H _W 3"]:
+    """A picture of a run, made small enough for a table of many: at most `side` pixels wide and high."""
+    small = Image.fromarray(open_picture(path))
+    small.thumbnail((side, side))
+    return np.asarray(small)
 
 
 def warnings(report: Report) -> list[str]:
