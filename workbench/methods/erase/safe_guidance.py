@@ -41,7 +41,8 @@ class SafeGuidance(Edit):
     """Steer away from concepts while drawing; the weights stay as they are."""
 
     card: ClassVar[Card] = Card("safe-guidance", "Safe latent diffusion", "arXiv 2211.05105", ("unet",))
-    quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "warmup": 0.0}
+    # the official threshold is a jump, at which the rounding of another batch size could tip a value
+    quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "warmup": 0.0, "scale": 5.0, "threshold": 10.0}
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
 
     concepts: lessons.Concepts
