@@ -33,7 +33,8 @@ def prepare(
         raise AskError("GRADIO_VIBE_MODE is set, which lets visitors change code. Unset it and start again.")
     public = on_spaces() or host not in LOOPBACK
     demo: Any = build(models, root=root, public=public)
-    hosts = [host, *filter(None, os.environ.get("WORKBENCH_HOSTS", "").split(","))]
+    named = ",".join(os.environ.get(name, "") for name in ("WORKBENCH_HOSTS", "SPACE_HOST"))
+    hosts = [host, *filter(None, map(str.strip, named.split(",")))]
     guard = _middleware(hosts, any_host=on_spaces())
     demo.queue(max_size=128, default_concurrency_limit=32)
     options = {

@@ -21,6 +21,7 @@ from workbench.core.bundle import Bundle
 from workbench.core.errors import AskError, ResourceError, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.core.tape import Step
+from workbench.runs.erasing import words
 from workbench.runs.history import REPORT, Run, read_run
 from workbench.runs.jobs import Job, Jobs
 from workbench.runs.shelf import model_names, take_back, throw_away
@@ -177,6 +178,13 @@ class Desk:
     def names(self) -> list[str]:
         """Models that can be chosen by name."""
         return model_names(self.models)
+
+    def words(self) -> list[str]:
+        """What the shipped model knows by name, for forms to suggest; nothing where it is not there."""
+        try:
+            return words()
+        except (WorkbenchError, OSError):
+            return []
 
     def history(self, owner: str) -> list[Run]:
         """The browser's runs that hold something to look at, newest first."""

@@ -35,7 +35,9 @@ class Guard:
     """ASGI middleware: refuses foreign hosts (400), foreign origins (403) and huge bodies (413)."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: Iterable[str] = (), any_host: bool = False) -> None:
+        """`any_host` is for a Space: its proxy answers for the name, and its page stands inside another site's."""
         self.app = app
+        self.site = "None; Secure; Partitioned" if any_host else "Lax"
         self.hosts = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower(), *hosts}
         self.any_host = any_host
 
@@ -61,9 +63,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 extra = list(_HEADERS)
                 if fresh and scope.get("method") == "GET" and scope["path"] == "/":
-                    extra.append(
-                        (b"set-cookie", f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite=Lax; Max-Age={_YEAR}".encode())
-                    )
+                    words = f"{COOKIE}={fresh}; Path=/; HttpOnly; SameSite={self.site}; Max-Age={_YEAR}"
+                    extra.append((b"set-cookie", words.encode()))
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
@@ -80,11 +81,15 @@ class Guard:
         if verb in _SAFE:
             return None
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() not in self._own(host):
             return 403, "Requests from other sites are refused."
         if headers.get("sec-fetch-site") == "cross-site":
             return 403, "Requests from other sites are refused."
         return None
+
+    def _own(self, host: str) -> set[str]:
+        """What the page's own origin is called: by the request, and behind a proxy by the names given at the start."""
+        return {host.lower()} | (self.hosts if self.any_host else set())
 
     def _known(self, host: str) -> bool:
         name = host.lower()

@@ -113,11 +113,8 @@ class Gallery:
     def connect(self, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        queued = {
-            **quiet,
-            "queue": True,
-            "concurrency_limit": None,
-        }  # a changed state redraws only after a queued event
+        # only a queued event tells the page that a state changed, which redraws what depends on it
+        queued = {**quiet, "queue": True, "concurrency_limit": None}
         page, detail = self.generate, self.detail
         asked, listing = [self.query, self.kind], [self.line, self.pictures, self.reports, self.paths]
         shown = [*detail.outputs, *detail.steps, self.big, self.delete, self.looked, self.version]

@@ -39,15 +39,16 @@ class Generate:
 
     def __init__(self, desk: Desk, demo: gr.Blocks, ready: bool) -> None:
         self.desk, self.demo = desk, demo
+        suggest = desk.words() if ready else []
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=340):
                 self._request()
                 with gr.Accordion("Stack of edits", open=True, elem_id="stack"):
                     self.stack = Stack()
-                    self.stack.place(demo)
+                    self.stack.place(demo, suggest)
                 with gr.Accordion("Sampler", open=True):
                     self.picker = Picker("sampler", "Sampler", "sampler", "diffuse")
-                    self.picker.place(demo)
+                    self.picker.place(demo, suggest)
                 self._start_picture()
                 self._keeping()
             with gr.Column(scale=7, min_width=340, elem_classes=["wb-result"]):

@@ -49,7 +49,7 @@ class Inspect:
                     self.reset = gr.Button("Use the Generate page's settings", size="sm", scale=0, visible=False)
                 with gr.Accordion("Lens", open=True):
                     self.picker = Picker("lens", "Lens", "lens")
-                    self.picker.place(demo)
+                    self.picker.place(demo, desk.words())
             with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
                 self.stage = gr.HTML(empty(*_START), elem_id="inspect-stage")
                 self.report, self.version = gr.State(None), gr.State(0)

@@ -81,3 +81,15 @@ def test_a_browser_is_named_by_a_hash_of_its_token() -> None:
     assert browser_id({COOKIE: "secret"}, "page") == browser_id({COOKIE: "secret"}, "other page")
     assert browser_id({COOKIE: "secret"}, None) != browser_id({COOKIE: "other"}, None)
     assert "secret" not in browser_id({COOKIE: "secret"}, None)
+
+
+def test_a_space_knows_its_page_inside_the_frame_of_another_site() -> None:
+    status, headers = _ask({"host": "10.0.0.7"}, hosts=["a-b.hf.space"], any_host=True)
+    assert status == 200
+    assert "SameSite=None; Secure; Partitioned" in headers["set-cookie"]
+    from_page = {"host": "10.0.0.7", "origin": "https://a-b.hf.space"}
+    assert _ask(from_page, "POST", hosts=["a-b.hf.space"], any_host=True)[0] == 200
+    assert (
+        _ask({**from_page, "origin": "https://evil.example"}, "POST", hosts=["a-b.hf.space"], any_host=True)[0] == 403
+    )
+    assert "SameSite=Lax" in _ask({"host": "127.0.0.1:7860"})[1]["set-cookie"]

@@ -29,23 +29,24 @@ def _request(token: str) -> Any:
     return SimpleNamespace(cookies={"workbench_browser": token}, session_hash=token, query_params={})
 
 
-def _page(served: Served, name: str) -> Any:
-    return next(fn.fn.__self__ for fn in served.demo.fns.values() if getattr(fn.fn, "__name__", "") == name)  # type: ignore[union-attr]
+def _page(served: Served, cls: type) -> Any:
+    owners = (getattr(fn.fn, "__self__", None) for fn in served.demo.fns.values())
+    return next(owner for owner in owners if isinstance(owner, cls))
 
 
 @pytest.fixture(scope="module")
 def generate(served: Served) -> Generate:
-    return _page(served, "generate")
+    return _page(served, Generate)
 
 
 @pytest.fixture(scope="module")
 def inspect(served: Served) -> Inspect:
-    return _page(served, "look")
+    return _page(served, Inspect)
 
 
 @pytest.fixture(scope="module")
 def gallery(served: Served) -> Gallery:
-    return _page(served, "find")
+    return _page(served, Gallery)
 
 
 RECIPE = ("a kept cat", "", 5, 1, "", MODEL, "diffuse", {"diffuse": {"steps": 2}})

@@ -120,3 +120,9 @@ def test_bad_values_are_refused_by_the_method_not_by_the_form() -> None:
 
 def test_steps_are_round_numbers() -> None:
     assert [nice_step(span) for span in (1, 2, 10, 30, 100, 0.05)] == [0.01, 0.02, 0.1, 0.2, 1.0, 0.0005]
+
+
+def test_an_emptied_text_is_no_text() -> None:
+    fields = {field.name: field for field in form(Everything).fields}
+    assert read(fields["word"], None) == ""
+    assert read(fields["word"], "cat") == "cat"

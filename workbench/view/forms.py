@@ -171,6 +171,8 @@ def read(field: Field, raw: Any) -> Any:
             return int(raw) if whole else raw
         case "choice":
             return next((choice for choice in control.choices if str(choice) == raw), raw)
+        case "text":
+            return "" if raw is None else raw
         case "tags":
             return [raw] if isinstance(raw, str) else list(raw or ())
         case "line":
