@@ -118,13 +118,17 @@ def test_one_step_is_one_step_of_adam_along_the_gradient() -> None:
 
 
 def test_each_step_asks_once_with_gradient_and_never_again_what_was_said_on_a_walk() -> None:
-    bundle, asked = tiny_sd(), list[tuple[bool, int]]()
-    recipe = replace(RECIPE, lessons=LESSONS[:1], terms=(AWAY,), iterations=3)
-    with Patch(bundle) as patch:
-        patch.hook(
-            bundle.parts["unet"],
-            lambda module, args, kwargs: asked.append((torch.is_grad_enabled(), len(args[0]))), "before")  # fmt: skip
-        distill(bundle, recipe)
+    asked: list[tuple[bool, int]] = []
+
+    def attach(patch: Patch) -> None:
+        def count(module: object, args: tuple[Tensor, ...], kwargs: object) -> None:
+            asked.append((torch.is_grad_enabled(), len(args[0])))
+
+        patch.hook(tiny_sd().parts["unet"], count, "before")
+
+    recipe = replace(RECIPE, lessons=LESSONS[:1], terms=(AWAY,), iterations=3, attach=attach)
+    with unchanged(tiny_sd(), "after an observer"):
+        distill(tiny_sd(), recipe)
     assert asked == [(False, 4)] * 2 + [(True, 2)] * 3
 
 
