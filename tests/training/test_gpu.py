@@ -166,11 +166,14 @@ def test_pieces_are_small_and_reassemble_bit_for_bit(tmp_path: Path) -> None:
 
 def test_models_of_another_tier_are_not_gone_on_from(tmp_path: Path) -> None:
     given = tmp_path / "given"
-    for part, recipe in (("emoji-judge", "judge"), ("emoji-scorer", "gpu-scorer, vision")):
+    parts = {"emoji-judge": "judge", "emoji-scorer": "gpu-scorer, vision"}
+    parts |= {"emoji-unet/vae": "gpu-vae", "emoji-unet/unet": "unet"}
+    for part, recipe in parts.items():
         (given / part).mkdir(parents=True)
         (given / part / "training.json").write_text(json.dumps({"recipe": recipe}))
     gpu_loop.take(given, tmp_path / "kept")
-    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["emoji-scorer"]
+    kept = [p.parent.relative_to(tmp_path / "kept").as_posix() for p in (tmp_path / "kept").rglob("*.json")]
+    assert sorted(kept) == ["emoji-scorer", "emoji-unet/vae"]
     with pytest.raises(MissingPart, match="neither pieces nor"):
         gpu_loop.take(tmp_path / "nowhere", tmp_path / "kept")
 

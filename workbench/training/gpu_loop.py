@@ -81,6 +81,7 @@ class Kit:
             raise AskError(f"device={self.rig.device} was asked for, but no GPU is there. Try device=cpu.")
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True  # shapes never change
         torch.manual_seed(self.rig.seed)
         self.generator = torch.Generator(self.device).manual_seed(self.rig.seed)
         self.world = whole(World.load(), self.rig.objects)
@@ -294,9 +295,11 @@ def take(given: Path, folder: Path) -> None:
     if not held:
         raise MissingPart(f"given={given} holds neither pieces nor any of {', '.join(PARTS)}. Name a folder that does.")
     for part in held:
-        notes = [json.loads(path.read_text("utf-8")) for path in (given / part).rglob("training*.json")]
-        if notes and all(note["recipe"].startswith("gpu-") for note in notes):  # another tier's shapes differ
-            shutil.copytree(given / part, folder / part)
+        shutil.copytree(given / part, folder / part)
+    for notes in [path for part in held for path in (folder / part).rglob("training*.json")]:
+        # another tier's weights have other shapes; pieces may lie beside them, a denoiser not having begun
+        if notes.exists() and not json.loads(notes.read_text("utf-8"))["recipe"].startswith("gpu-"):
+            shutil.rmtree(notes.parent)
 
 
 def install(given: str, out: str = "") -> dict[str, Any]:
