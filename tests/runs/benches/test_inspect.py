@@ -1,11 +1,12 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.folders import tiny_folder
 from workbench.core.errors import AskError
-from workbench.core.report import Report, Table
+from workbench.core.report import Curve, Report, Table
 from workbench.runs.bench import Options, as_text, run_bench
 from workbench.runs.benches.inspect import Wishes, agreement, verdict
 
@@ -49,8 +50,9 @@ def test_the_verdict_names_what_was_promised() -> None:
 def test_tables_become_numbers_by_name() -> None:
     single = Table(("map", "AP", "pointing"), (("a", 0.5, 1.0), ("b", 0.25, 0.0)))
     pairs = Table(("map", "bound"), (("a", 1.0),))
-    assert agreement(Report((single, pairs))) == {
-        "a": {"ap": 0.5, "pointing": 1.0, "bound": 1.0},
+    levels = Curve(np.array([0.2, 0.8]), np.array([[0.7, 0.1]]), ("a",), "AP by noise level")
+    assert agreement(Report((single, pairs, levels))) == {
+        "a": {"ap": 0.5, "pointing": 1.0, "bound": 1.0, "ap_at_0.2": 0.7, "ap_at_0.8": 0.1},
         "b": {"ap": 0.25, "pointing": 0.0},
     }
 

@@ -14,7 +14,7 @@ from workbench.core.bundle import Bundle
 from workbench.core.catalog import method
 from workbench.core.errors import AskError
 from workbench.core.method import Lens, Method, Sampler
-from workbench.core.report import Report, Table
+from workbench.core.report import Curve, Report, Table
 from workbench.runs.bench import Options, Way, measure
 from workbench.runs.environment import environment
 from workbench.runs.verbs import load, look, sample
@@ -75,12 +75,16 @@ def survey(options: Options, keep: Callable[[dict[str, Any]], None]) -> dict[str
 
 
 def agreement(report: Report) -> dict[str, dict[str, float]]:
-    """The numbers of each kind of map, from the report's tables."""
+    """The numbers of each kind of map, from the report's tables and its curve over noise levels."""
     found: dict[str, dict[str, float]] = {}
     for table in (panel for panel in report.panels if isinstance(panel, Table)):
         for name, *values in table.rows:
             numbers = {NAMES[column]: float(value) for column, value in zip(table.columns[1:], values, strict=True)}
             found.setdefault(str(name), {}).update(numbers)
+    for curve in (panel for panel in report.panels if isinstance(panel, Curve)):
+        for name, ys in zip(curve.names, curve.ys, strict=True):
+            levels = {f"ap_at_{x:g}": round(float(y), 4) for x, y in zip(curve.x, ys, strict=True)}
+            found.setdefault(name, {}).update(levels)
     return found
 
 
