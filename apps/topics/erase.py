@@ -32,6 +32,7 @@ from workbench.runs.erasing import (
     erasers,
     judged,
     packed,
+    picture,
     prompts,
     reporter,
     warnings,

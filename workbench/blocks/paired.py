@@ -143,18 +143,17 @@ class Gallery:
     ) -> list[Drawn]:
         """Every piece in order; the edits are entered once, and only when something is missing."""
         keys = [self._key(edits, piece) for piece in wanted]  # before the edits are in force and change what is asked
+        tell = told or (lambda found: None)
         kept = {i: found for i, piece in enumerate(wanted) if (found := self._kept(keys[i], piece)) is not None}
-        if told is not None:
-            for found in kept.values():
-                told(found)
-        if len(kept) < len(wanted):
+        for found in kept.values():
+            tell(found)
+        missing = [i for i in range(len(wanted)) if i not in kept]
+        if missing:
             self.sampler.check(self.bundle)
             with using(self.bundle, *edits, tap=self.tap) as edited:
-                for i, piece in enumerate(wanted):
-                    if i not in kept:
-                        kept[i] = self._draw(edited, keys[i], piece)
-                        if told is not None:
-                            told(kept[i])
+                for i in missing:
+                    kept[i] = self._draw(edited, keys[i], wanted[i])
+                    tell(kept[i])
         return [kept[i] for i in range(len(wanted))]
 
     def _draw(self, edited: Bundle, key: str, piece: Piece) -> Drawn:
