@@ -24,7 +24,7 @@ from workbench.core.plan import Plan
 from workbench.core.report import Report
 from workbench.core.tape import Tap
 from workbench.runs.erasing import (
-    Wish,  # fmt: skip
+    Wish,
     at_strength,
     attacks,
     circle,

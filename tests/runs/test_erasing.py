@@ -17,7 +17,7 @@ from workbench.core.delta import Delta
 from workbench.core.errors import AskError
 from workbench.core.report import Note, Report
 from workbench.runs.erasing import (
-    Wish,  # fmt: skip
+    Wish,
     at_strength,
     attacks,
     circle,
@@ -25,6 +25,7 @@ from workbench.runs.erasing import (
     erasers,
     judged,
     packed,
+    picture,
     prompts,
     reporter,
     warnings,
