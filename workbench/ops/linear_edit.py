@@ -99,9 +99,16 @@ def recovery(
 
     R = (sum W_new^T W_new + s I)^-1 sum W_new^T W_old: the closed-form attack on an edit, the same for every concept.
     """
-    gram = torch.stack([W.double().T @ W.double() for W in new]).sum(0)
-    cross = torch.stack([W.double().T @ V.double() for W, V in zip(new, old, strict=True)]).sum(0)
+    gram, cross = products(new, new), products(new, old)
     return System(gram, ridge).solve(cross.T).T
+
+
+def products(first: Sequence[Float[Tensor, "_o d"]], second: Sequence[Float[Tensor, "_o e"]]) -> Float[Tensor, "d e"]:
+    """sum W^T V over pairs of matrices, in float64, one pair at a time."""
+    total = torch.zeros(first[0].shape[1], second[0].shape[1], dtype=torch.float64, device=first[0].device)
+    for W, V in zip(first, second, strict=True):
+        total += W.double().T @ V.double()
+    return total
 
 
 def null_basis(
@@ -131,15 +138,27 @@ def null_basis(
 def restrict(basis: Float[Tensor, "d r"], held: Float[Tensor, "d m"]) -> Float[Tensor, "d q"]:
     """The directions of a basis at right angles to the columns of `held`, so that a change there is exactly 0."""
     inner = basis.double().T @ held.double()
-    left, values, _ = torch.linalg.svd(inner, full_matrices=True)
-    scale = float(torch.linalg.matrix_norm(held.double(), 2)) if held.numel() else 0.0
+    left, values, _ = torch.linalg.svd(inner, full_matrices=False)
+    scale = float(held.double().norm()) if held.numel() else 0.0
     rank = int((values > max(scale, 1e-300) * 1e-10).sum())
-    return basis.double() @ left[:, rank:]
+    whole, _ = torch.linalg.qr(left[:, :rank], mode="complete")
+    return basis.double() @ whole[:, rank:]
 
 
 def least_direction(W: Float[Tensor, "o d"]) -> Float[Tensor, " d"]:
-    """The unit input that W answers least: its last right singular vector, up to sign."""
-    return torch.linalg.eigh(W.double().T @ W.double())[1][:, 0]
+    """A unit input that W answers least: its last right singular vector, or one of the last few where they are close.
+
+    By inverse iteration from a fixed start, 4,096 of them through twelve squarings of the inverse.
+    """
+    gram = W.double().T @ W.double()
+    gram.diagonal().add_(float(gram.diagonal().mean()) * 1e-10 + 1e-300)
+    power = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    for _ in range(12):
+        power = power / power.norm()
+        power = power @ power
+    start = torch.randn(len(gram), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = power @ start.to(W.device)
+    return found / found.norm()
 
 
 def factors(

@@ -130,4 +130,4 @@ def test_every_value_matrix_of_the_public_layouts_is_edited(name: str, count: in
 
 def test_the_tiny_model_changes_by_this_much_with_seed_0() -> None:
     delta = Speed(concepts=["cat"], preserve=["dog"]).fit(tiny_sd(), ignore)
-    assert float(delta.text["relative_change"]) == pytest.approx(0.141509, rel=1e-3)
+    assert float(delta.text["relative_change"]) == pytest.approx(0.0229715, rel=1e-2)

@@ -145,7 +145,10 @@ def likely(total: int) -> Tensor:
 
 def fusion(changes: Sequence[Tensor], said: Sequence[Tensor]) -> Tensor:
     """sum D_i E_i: what fused weights should do beyond the refined ones, on sums E_i = sum e e^T of each concept."""
-    return torch.stack([change @ sums for change, sums in zip(changes, said, strict=True)]).sum(0)
+    total = torch.zeros_like(changes[0])
+    for change, sums in zip(changes, said, strict=True):
+        total += change @ sums
+    return total
 
 
 class _Gaze:

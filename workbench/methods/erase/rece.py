@@ -46,7 +46,7 @@ from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
 from workbench.core.method import Card, Edit
 from workbench.core.tape import Tap
-from workbench.ops.linear_edit import System
+from workbench.ops.linear_edit import System, products
 
 
 class Rece(Edit):
@@ -74,7 +74,7 @@ class Rece(Edit):
         erase = erase_moments(bundle, wanted.targets, wanted.anchor, self.span, self.manner)
         keep = keep_moments(bundle, kept_words(bundle, wanted), self.span).scaled(self.keep)
         weights = [weight_of(handle) for handle in handles]
-        gram = torch.stack([W.T @ W for W in weights]).sum(0)
+        gram = products(weights, weights)
         move, system = operator(erase, keep, self.ridge)
         one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         edit = one + move

@@ -13,7 +13,8 @@ preserve). Every concept is said in several prompts, each concept weighing one. 
 last token to the end of the padding, lined up as the first official script does; the newer one takes the last token
 alone (`span=last`). An empty preserve list takes words that the model knows, spread over its vocabulary; the official
 default preserves the empty prompt alone. One factorisation serves all matrices. Not here: the debiasing variant and
-the `tensor` technique of the official code.
+the `tensor` technique of the official code. As there, the pooled text of SDXL, which reaches the network beside
+cross-attention, stays as it is.
 
 Official numbers: under a second an edit (README); UnlearnDiffAtk leaderboard, SD 1.4: nudity 21.8 % before attack and
 79.6 % after, Van Gogh 62 and 94. MACE's table 1, from memory: accuracy on the erased of ten CIFAR objects 13.5 %, on
