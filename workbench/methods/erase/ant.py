@@ -68,7 +68,7 @@ class Ant(Edit):
     strength: lessons.Strength = 1.0
     iterations: lessons.Iterations = 200
     batch: lessons.BatchSize = 4
-    rate: lessons.Rate = 5e-5
+    rate: lessons.Rate = 2e-5
     walks: lessons.Count = 16
     walk_steps: lessons.WalkSteps = 20
     walk_guidance: lessons.WalkGuidance = 3.0

@@ -19,8 +19,9 @@ script for diffusers has the line above with 2. So eta is not comparable across 
 
 Official settings for Stable Diffusion 1.4: 1000 iterations at rate 1e-5, batch 1, walks of 50 steps at guidance 3,
 eta 1 (later code: 200 at 5e-5); `x` for what has a name, `u` for what is everywhere. The defaults here are for models
-of some ten million parameters. Official numbers (UnlearnDiffAtk leaderboard, SD 1.4; share of attacks that still
-succeed before / with optimised prompts): Van Gogh 2 / 32 %, church 14 / 60 %, nudity 20.4 / 76.1 %.
+of some ten million parameters. In a trial on such a one `x` spoiled other words as well, so the default leaves queries
+and outputs, which serve every prompt, alone. Official numbers (UnlearnDiffAtk leaderboard, SD 1.4; share of attacks
+that still succeed before / with optimised prompts): Van Gogh 2 / 32 %, church 14 / 60 %, nudity 20.4 / 76.1 %.
 
 Licence of the references: rohitgandikota/erasing, MIT (read, not copied), file `esd_sd.py`, function
 `get_esd_trainable_parameters`.
@@ -59,7 +60,7 @@ class Esd(Edit):
         "", max_length=300, description="Take the concept out of this prompt alone; empty takes it out everywhere."
     )
     variant: Literal["x", "x-strict", "u", "full"] = Field(
-        "x", description="What learns: cross-attention, its keys and values, everything else, or all."
+        "x-strict", description="What learns: cross-attention (x), its keys and values, all else (u), or everything."
     )
     eta: float = Field(1.0, ge=0, le=10, description="How far past nothing to steer away; 0 stops at nothing.")
     strength: lessons.Strength = 1.0
