@@ -101,10 +101,10 @@ class Erase:
         with gr.Row(elem_id="erase-row"):
             self.go = gr.Button("Erase and draw", variant="primary", elem_id="erase-go", scale=3)
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="erase-cancel", visible=False, scale=1)
-        with gr.Accordion("Settings of the methods", open=False, elem_id="erase-settings"):
+        with gr.Accordion("Settings of the methods", open=False, elem_id="erase-settings") as folded:
             gr.Markdown("Concepts, anchor and what to preserve come from above.", elem_classes=["quiet"])
 
-            @gr.render([self.chosen, self.raws], triggers=[self.demo.load, self.chosen.change], show_progress="hidden",
+            @gr.render([self.chosen, self.raws], triggers=[folded.expand, self.chosen.change], show_progress="hidden",
                        queue=False)  # fmt: skip
             def forms(names: list[str], raws: dict[str, Any]) -> None:
                 for name in names or ():
