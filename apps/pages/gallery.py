@@ -24,6 +24,9 @@ _NOTHING = {
     PICTURES: ("No pictures here", "Pictures you draw in this browser appear here, newest first."),
     REPORTS: ("No reports here", "What a lens shows on the Inspect page is kept here, newest first."),
 }
+#: A download button only hands out what it held when it was pressed, so the page presses it once the file is there.
+_FETCH = """() => { setTimeout(() => { const at = document.querySelector('#history-zip-file');
+(at.tagName === 'BUTTON' ? at : at.querySelector('button') || at).click(); }, 150); }"""
 _COLUMNS = ["When", "Lens", "Prompt", "Seed", "Model"]
 
 
@@ -94,7 +97,8 @@ class Gallery:
                 "Delete", size="sm", variant="stop", scale=0, visible=False, elem_id="history-delete"
             )
             self.undo = gr.Button("Undo delete", size="sm", scale=0, visible=False, elem_id="history-undo")
-            self.zip = gr.DownloadButton("Download all as zip", size="sm", scale=0, elem_id="history-zip")
+            self.all = gr.Button("Download all as zip", size="sm", scale=0, elem_id="history-zip")
+            self.zip = gr.DownloadButton("Zip", visible="hidden", elem_id="history-zip-file")
         self.dropped = gr.File(
             label="Drop one of our PNGs to restore its settings",
             file_types=[".png"],
@@ -133,7 +137,8 @@ class Gallery:
         self.undo.click(self.bring_back, [self.deleted, *asked], [*listing, self.deleted, self.undo], **queued)
         self.dropped.upload(page.restore, [self.dropped], page.restored(tabs), **queued)
         self.dropped.upload(self.foreign, [self.dropped], [self.line], **quiet)
-        self.zip.click(self.pack, [self.paths], [self.zip], show_progress="minimal", api_visibility="private")
+        packed = self.all.click(self.pack, [self.paths], [self.zip], show_progress="hidden", api_visibility="private")
+        packed.success(None, None, None, js=_FETCH, api_visibility="private")
 
     def find(self, query: str, kind: str, request: gr.Request) -> tuple[Any, Any, Any, list[str]]:
         """What matches, newest first, and where it lies: the line, the pictures, the table, the paths."""
@@ -242,8 +247,7 @@ class Gallery:
         files = [file for path in mine for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         files = [file for file in files if file.is_file()]
         if not files:
-            gr.Warning("There is nothing to download yet.")
-            return gr.skip()
+            raise gr.Error("There is nothing to download yet.", print_exception=False)
         return str(pack_zip(files, self.desk.bin(owner) / f"workbench-{time.strftime('%Y%m%d-%H%M%S')}.zip"))
 
 

@@ -6,14 +6,18 @@ Skipped with a reason where there is no Chromium (`apt-get install chromium`) or
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.apps.conftest import MODEL, Served
+from workbench.runs.shelf import plan_inside
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -136,6 +140,114 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     heads.nth(0).get_by_role("button", name="Remove").click()
     playwright.expect(heads).to_have_count(2, timeout=PATIENCE)
     assert first[3:] in _titles(page)[1]
+
+
+def _stroke(page: Any) -> None:
+    """Paint across the middle of the canvas, which has to be in sight for a mouse to reach it."""
+    canvas = page.locator("#canvas canvas").last
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 10, steps=8)
+    page.mouse.up()
+
+
+def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Path, served: Served) -> None:
+    Image.new("RGB", (64, 64), "#3060a0").save(tmp_path / "start.png")
+    page = opened()
+    _set_up(page, "a painted cat")
+    page.locator("#start button").first.click()
+    playwright.expect(page.locator("#canvas canvas").last).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(3000)  # Gradio's canvas sets itself up; it fails on a file that comes before
+    page.locator("#canvas input[type=file]").first.set_input_files(tmp_path / "start.png")
+    undo = page.locator("#canvas").get_by_role("button", name="Undo")
+    page.locator("#canvas").get_by_role("button", name="Brush", exact=True).wait_for()
+    for _ in range(20):  # a canvas that still fades in takes no stroke
+        _stroke(page)
+        page.wait_for_timeout(1500)
+        if undo.is_enabled():
+            break
+    playwright.expect(undo).to_be_enabled(timeout=PATIENCE)
+    page.locator("#go").click()
+    page.locator("#result-facts").get_by_text("a picture with a mask").wait_for()
+    newest = max(served.root.glob("*/*/mask.png"), key=lambda path: path.stat().st_mtime)
+    share = (np.asarray(Image.open(newest)) > 0).mean()
+    assert 0.02 < share < 0.98
+
+
+def test_a_dropped_picture_restores_every_setting(opened: Open, served: Served) -> None:
+    page = opened()
+    page.locator("#negative textarea, #negative input").first.fill("rain")
+    _add(page, "freeu")
+    _draw(page, "a dropped cat")
+    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
+    other = opened()
+    other.get_by_role("tab", name="Gallery").click()
+    other.locator("#history-drop input[type=file]").set_input_files(newest)
+    expect = playwright.expect
+    expect(other.locator("#prompt textarea")).to_have_value("a dropped cat", timeout=PATIENCE)
+    expect(other.locator("#negative textarea, #negative input").first).to_have_value("rain")
+    expect(other.locator("#sampler-diffuse-steps input")).to_have_value("4", timeout=PATIENCE)
+    expect(other.locator("#model input")).to_have_value(MODEL)
+    expect(other.locator(".wb-item-head")).to_have_count(1, timeout=PATIENCE)
+    seed = str(plan_inside(newest).ask.seeds[0])
+    expect(other.locator("#seed input")).to_have_value(seed)
+    expect(other.locator("#roll input")).not_to_be_checked()
+
+
+def test_arrows_go_along_the_gallery_and_deletion_can_be_undone(opened: Open) -> None:
+    page = opened()
+    page.locator("#count input").first.fill("2")
+    _draw(page, "two cats")
+    page.get_by_role("tab", name="Gallery").click()
+    pictures, facts = page.locator("#history button img"), page.locator("#history-facts")
+    pictures.first.click()
+    facts.get_by_text("two cats").wait_for()
+    first = facts.inner_text()
+    page.locator("#brand h1").click()
+    page.keyboard.press("ArrowRight")
+    playwright.expect(facts).not_to_have_text(first, use_inner_text=True, timeout=PATIENCE)
+    page.locator("#history-previous").wait_for()
+    page.keyboard.press("ArrowLeft")
+    playwright.expect(facts).to_have_text(first, use_inner_text=True, timeout=PATIENCE)
+    page.locator("#history-delete").click()
+    playwright.expect(pictures).to_have_count(1, timeout=PATIENCE)
+    page.locator("#history-undo").click()
+    playwright.expect(pictures).to_have_count(2, timeout=PATIENCE)
+    with page.expect_download(timeout=PATIENCE) as download:
+        page.locator("#history-zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert len(archive.namelist()) == 2
+
+
+def test_a_report_is_found_again_in_the_gallery(opened: Open) -> None:
+    page = opened()
+    _set_up(page, "an inspected cat")
+    page.get_by_role("tab", name="Inspect").click()
+    page.locator("#lens-name input").click()
+    page.locator("#lens-name input").fill("denoise-film")
+    page.locator("#lens-name [role=option]", has_text="(denoise-film)").first.click()
+    page.locator("#lens-denoise-film-frames input").first.wait_for()
+    page.locator("#inspect-go").click()
+    page.get_by_text("kept in the gallery").wait_for()
+    page.get_by_role("tab", name="Gallery").click()
+    page.locator("#history-kind").get_by_text("Reports").click()
+    page.locator("#history-reports td:visible", has_text="an inspected cat").first.click()
+    page.locator(".wb-side .wb-film").wait_for()
+
+
+def test_the_cells_of_a_grid_appear_and_are_kept(opened: Open) -> None:
+    page = opened()
+    _set_up(page, "a cat in a grid")
+    page.get_by_role("tab", name="Grid").click()
+    page.locator("#grid-xs textarea, #grid-xs input").first.fill("1, 2")
+    page.locator("#grid-go").click()
+    playwright.expect(page.locator("#grid-cells button img")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_text("2 of 2 cells").wait_for()
+    page.get_by_role("tab", name="Gallery").click()
+    playwright.expect(page.locator("#history button img")).to_have_count(2, timeout=PATIENCE)
 
 
 def test_compare_shows_both_pictures_on_a_slider(opened: Open) -> None:
