@@ -67,7 +67,7 @@ class Erase:
             with gr.Column(scale=5, min_width=320):
                 self._wish()
                 self._choice()
-            with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
+            with gr.Column(scale=7, min_width=320):
                 self.stage = gr.HTML(empty(*_START), elem_id="erase-stage")
                 self.grid = gr.HTML("", elem_id="erase-grid")
                 self.file = gr.DownloadButton("Download", visible=False, elem_id="erase-file")
