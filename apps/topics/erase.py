@@ -46,9 +46,10 @@ TITLE = "Erase"
 PAGE = "erase"
 MOST_METHODS, MOST_PICTURES = 6, 400
 _START = ("Take a concept away", "Name a target, choose one or several methods, and press Erase and draw.")
-_STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:collapse;width:100%}
-.wb-before th{font-weight:500;font-size:.8rem;text-align:left;padding:4px 6px;vertical-align:middle}
-.wb-before td{padding:3px;min-width:76px}.wb-before img{width:100%;border-radius:6px;margin:0;display:block}</style>"""
+_STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:collapse;width:auto;margin:0}
+.wb-before th,.wb-before td{border:0!important;padding:3px 5px!important}
+.wb-before th{font-weight:500;font-size:.8rem;text-align:left;vertical-align:middle}
+.wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}</style>"""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -233,7 +234,8 @@ class Erase:
                 seen[path] = seen.get(path) or data_uri(picture(path), 1)
             return table([name for name, _ in rows], lines, [seen[path] for path in ticket.drawn])
 
-        yield from self._follow(ticket, f"{len(lines)} prompts, {len(rows)} rows, the same seed", pictures)
+        done = f"{len(cells)} pictures, a row each way, all of the same seed"
+        yield from self._follow(ticket, done, pictures)
 
     def weigh(self, request: gr.Request, pictures: Any, sweep: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The report on all chosen methods; what was drawn before is used again."""
