@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
+from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from workbench.blocks.drawing import Pixels
@@ -81,16 +83,28 @@ def named(world: World, pictures: Pixels, rows: list[dict[str, Any]]) -> list[di
 
 @torch.no_grad()
 def judged(world: World, pictures: Pixels, rows: list[dict[str, Any]]) -> list[dict[str, bool]]:
-    """Ask the judge, who knows all 738 objects and "none": are the first ones those asked for."""
+    """Ask the judge, who knows all 738 objects and "none": is the likeliest one, or on each side, that asked for?"""
     model = Judge.load(JUDGE)
     verdicts = [model(part) for part in signed(pictures).split(64)]
     objects, styles = torch.cat([v.objects for v in verdicts]), torch.cat([v.styles for v in verdicts])
+    left, right = sides(torch.cat([v.cells for v in verdicts]))
     answers = []
-    for row, found, manner in zip(rows, objects, styles, strict=True):
-        first = {model.config.objects[int(i)] for i in found[:-1].topk(len(row["objects"])).indices}
-        there = first == set(row["objects"]) and int(found.argmax()) != len(model.config.objects)
-        answers.append({"judge object": there, "judge style": world.styles.index(row["style"]) == int(manner.argmax())})
+    for index, row in enumerate(rows):
+        found = [int(left[index]), int(right[index])] if len(row["objects"]) == 2 else [int(objects[index].argmax())]
+        asked = [world.concepts.index(label) for label in row["objects"]]
+        answer = {"judge object": sorted(found) == sorted(asked)}
+        answer["judge style"] = world.styles.index(row["style"]) == int(styles[index].argmax())
+        if len(asked) == 2:
+            answer |= {"judge order": found == asked, "judge one of them": bool({*found} & {*asked})}
+        answers.append(answer)
     return answers
+
+
+def sides(cells: Float[Tensor, "B O 8 8"]) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Name the object that most cells speak for in the left and in the right half; "none", the last, has no vote."""
+    votes = cells.float().softmax(1)[:, :-1]
+    middle = votes.shape[-1] // 2
+    return votes[..., :middle].sum((2, 3)).argmax(1), votes[..., middle:].sum((2, 3)).argmax(1)
 
 
 def summary(rows: list[dict[str, Any]], answers: list[dict[str, bool]]) -> dict[str, float]:
