@@ -234,7 +234,7 @@ def test_a_report_is_found_again_in_the_gallery(opened: Open) -> None:
     page.get_by_text("kept in the gallery").wait_for()
     page.get_by_role("tab", name="Gallery").click()
     page.locator("#history-kind").get_by_text("Reports").click()
-    page.locator("#history-reports td:visible", has_text="an inspected cat").first.click()
+    page.locator("#history-reports").get_by_text("an inspected cat").locator("visible=true").first.click()
     page.locator(".wb-side .wb-film").wait_for()
 
 
