@@ -53,7 +53,7 @@ class Patch:
             self._refuse(owner)
             old = _parameters(owner).get(name)
             if old is not None and isinstance(value, nn.Parameter):
-                for other, alias in self._aliases(old):
+                for other, alias in self._places([old])[id(old)]:
                     if (other, alias) != (owner, name):
                         self._put(other, alias, value)
         self._put(owner, name, value)
@@ -93,11 +93,15 @@ class Patch:
 
     def delta(self, delta: Delta, strength: float = 1.0) -> None:
         """Put every parameter a delta changes. Raises `PatchError` when the model has no such parameter."""
-        for key in delta.keys():  # noqa: SIM118  (not a mapping)
-            owner, name = self.find(key)
+        found = {key: self.find(key) for key in delta.keys()}  # noqa: SIM118  (not a mapping)
+        places = self._places(_parameters(owner)[name] for owner, name in found.values())
+        for key, (owner, name) in found.items():
             old = getattr(owner, name)
-            new = delta.changed(key, old, strength)
-            self.put(owner, name, nn.Parameter(new, requires_grad=False))
+            self._refuse(owner)
+            new = nn.Parameter(delta.changed(key, old, strength), requires_grad=False)
+            # a second key of tied weights finds what the first one put there
+            for other, alias in places.pop(id(old), None) or self._places([old])[id(old)]:
+                self._put(other, alias, new)
 
     def find(self, key: str) -> tuple[nn.Module, str]:
         """The module and name of `part:path.parameter`."""
@@ -119,12 +123,17 @@ class Patch:
             _refuse(each)
             self._sound.add(each)
 
-    def _aliases(self, old: Tensor) -> Iterator[tuple[nn.Module, str]]:
+    def _places(self, values: Iterable[Tensor | None]) -> dict[int, list[tuple[nn.Module, str]]]:
+        """Every slot that holds one of these parameters, by the parameter's id: one walk for all of them."""
+        places: dict[int, list[tuple[nn.Module, str]]] = {id(value): [] for value in values}
+        walked: set[nn.Module] = set()
         for part in self.bundle.parts.values():
             for module in part.modules():
-                for name, value in _parameters(module).items():
-                    if value is old:
-                        yield module, name
+                for name, value in _parameters(module).items() if module not in walked else ():
+                    if id(value) in places:
+                        places[id(value)].append((module, name))
+                walked.add(module)
+        return places
 
     def _put(self, owner: object, name: str, value: object) -> None:
         stores = _stores(owner)
