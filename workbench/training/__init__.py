@@ -1,7 +1,7 @@
 """The recipes that made assets/models, in order; `import_module(RECIPES[name]).train(**settings)` runs one."""
 
 RECIPES: dict[str, str] = {
-    name: f"workbench.training.{name}"
-    for name in ("world", "vae", "text", "pool", "unet", "scorer", "simpool", "judge", "decoder", "evaluate")
+    name: f"workbench.training.{name.replace('-', '_')}"
+    for name in ("world", "vae", "text", "pool", "unet", "scorer", "simpool", "judge", "decoder", "evaluate", "var-vq")
 } | {f"gpu{name}": f"workbench.training.gpu{name.replace('-', '_')}" for name in
      ("", "-vae", "-scorer", "-judge", "-unet", "-evaluate", "-install")}  # fmt: skip
