@@ -230,7 +230,8 @@ class Bundle:
 
     `sampler` is the method that draws when none is named. `schedule` makes one of diffusers' schedulers by our name.
     `open` loads another model through the loader that made this one. `lexicon` gives, for every token id of the text
-    encoder, the word that it is on its own, "" for a piece of one. `world` is the emoji world, None for others.
+    encoder, the word that it is on its own, "" for a piece of one. `aliases` gives other programs' names of modules
+    (`part:name`, dots as underscores) and what each is here (`part:path`). `world` is the emoji world, None for others.
     """
 
     name: str
@@ -246,6 +247,7 @@ class Bundle:
     extra: Callable[[Condition, tuple[int, int]], Mapping[str, Tensor]] | None = None
     opener: Callable[[str], "Bundle"] | None = None
     lexicon: Callable[[], tuple[str, ...]] | None = None
+    aliases: Callable[[], Mapping[str, str]] | None = None
     world: Any = None
     store: Store | None = None
     source: str = ""
