@@ -3,11 +3,12 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from workbench.blocks.denoise import condition, picture_size
@@ -18,6 +19,7 @@ from workbench.blocks.spans import tokens
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Condition, Images
 from workbench.core.errors import AskError, MissingPart
+from workbench.core.fields import Role
 from workbench.core.patch import Patch
 from workbench.core.report import Note, Panel, Picture, Report, Table
 from workbench.core.scene import Scene, using
@@ -26,6 +28,13 @@ from workbench.ops.stats import wilson
 
 #: Words that no prompt of ours holds and that are one token in most vocabularies: the first that fits is the place.
 SPARE = ("q", "z", "x", "*", "~", "j", "k", "v")
+
+Sought = Annotated[
+    tuple[str, ...],
+    Role("concepts"),
+    Field(description="What should come back (the first counts); empty takes the edits' own, or the prompt's."),
+]
+Judge = Annotated[str, Role("model"), Field(description="The model that says what is shown.")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,14 @@ any number of matrices costs one factorisation.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from workbench.blocks.concepts import Manner, phrases, text_sites
+from workbench.blocks.concepts import Manner, Names, phrases, text_sites
 from workbench.blocks.moments import Moments
 from workbench.blocks.spans import Phrase, Span, aligned
 from workbench.core.bundle import Bundle, Handle
@@ -22,6 +23,16 @@ from workbench.ops.linear_edit import System
 SAID = 64  # prompts of preserved words that are read at least, where they have as many
 
 Matrices = Literal["keys-and-values", "values"]
+
+# what closed-form erasers are asked
+Concepts = Annotated[Names, Field(description="What to erase.")]
+Anchor = Annotated[str, Field(description="What the pictures show instead; empty is what an empty prompt shows.")]
+Preserve = Annotated[Names, Field(description="What has to stay; empty takes words that the model knows.")]
+Strength = Annotated[float, Field(ge=0, le=2, description="Share of the change; 0 changes nothing.")]
+Keep = Annotated[float, Field(ge=0, le=100, description="Weight of each preserved word against each erased one (p).")]
+Ridge = Annotated[float, Field(gt=0, le=100, description="Pull back to the weights before (s), relative to the sums.")]
+LinedUp = Annotated[Span, Field(description="Which tokens of the prompts are lined up.")]
+Speech = Annotated[Manner, Field(description="How prompts speak of the concepts.")]
 
 
 def text_matrices(bundle: Bundle, method: str, which: Matrices = "keys-and-values") -> list[Handle]:

@@ -33,6 +33,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.blocks import closed_form
 from workbench.blocks.closed_form import (
     erase_moments,
     keep_moments,
@@ -43,7 +44,7 @@ from workbench.blocks.closed_form import (
     weights_delta,
 )
 from workbench.blocks.closeups import Closeups, closeups
-from workbench.blocks.concepts import Manner, Names, phrases, read_concepts, text_sites
+from workbench.blocks.concepts import phrases, read_concepts, text_sites
 from workbench.blocks.denoise import condition
 from workbench.blocks.groups import Trainee
 from workbench.blocks.neighbours import kept_words
@@ -69,18 +70,18 @@ class Mace(Edit):
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "preserve": ("dog",), "iterations": 2, "pictures": 1}
 
-    concepts: Names = Field(description="What to erase.")
+    concepts: closed_form.Concepts
     anchor: str = Field("", description="What the words around a concept should say instead; empty is nothing.")
-    preserve: Names = Field((), description="What has to stay; empty takes words that the model knows.")
-    strength: float = Field(1.0, ge=0, le=2, description="Share of the change; 0 changes nothing.")
+    preserve: closed_form.Preserve = ()
+    strength: closed_form.Strength = 1.0
     iterations: int = Field(50, ge=0, le=10_000, description="Training steps of each concept's LoRA; 0 refines alone.")
     pictures: int = Field(8, ge=1, le=64, description="Pictures of each concept to train on.")
     rank: int = Field(1, ge=1, le=64, description="Rank of each LoRA.")
     rate: float = Field(0.01, gt=0, le=1, description="Learning rate of the LoRA stage.")
-    keep: float = Field(1.0, ge=0, le=100, description="Weight of each preserved word against each erased one.")
-    ridge: float = Field(0.01, gt=0, le=100, description="Pull back to the weights before, relative to the sums.")
+    keep: closed_form.Keep = 1.0
+    ridge: closed_form.Ridge = 0.01
     seed: int = Field(0, ge=0, le=2**32, description="Of pictures, noise, timesteps and the LoRAs' start.")
-    manner: Manner = Field("auto", description="How prompts speak of the concepts.")
+    manner: closed_form.Speech = "auto"
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
         """W* - W of every key and value projection."""

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from workbench.blocks import closed_form
 from workbench.blocks.closed_form import (
     erase_moments,
     keep_moments,
@@ -38,10 +39,9 @@ from workbench.blocks.closed_form import (
     weight_of,
     weights_delta,
 )
-from workbench.blocks.concepts import Manner, Names, read_concepts
+from workbench.blocks.concepts import read_concepts
 from workbench.blocks.moments import Moments
 from workbench.blocks.neighbours import kept_words
-from workbench.blocks.spans import Span
 from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
 from workbench.core.method import Card, Edit
@@ -56,16 +56,16 @@ class Rece(Edit):
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "preserve": ("dog",)}
 
-    concepts: Names = Field(description="What to erase.")
-    anchor: str = Field("", description="What the pictures show instead; empty is what an empty prompt shows.")
-    preserve: Names = Field((), description="What has to stay; empty takes words that the model knows.")
-    strength: float = Field(1.0, ge=0, le=2, description="Share of the change; 0 changes nothing.")
+    concepts: closed_form.Concepts
+    anchor: closed_form.Anchor = ""
+    preserve: closed_form.Preserve = ()
+    strength: closed_form.Strength = 1.0
     rounds: int = Field(1, ge=0, le=20, description="How often to attack and erase again; 0 is UCE alone.")
     attack_ridge: float = Field(0.01, gt=0, le=100, description="How short the attack's states stay (l), relative.")
-    keep: float = Field(1.0, ge=0, le=100, description="Weight of each preserved word against each erased one.")
-    ridge: float = Field(0.01, gt=0, le=100, description="Pull back to the weights before (s), relative to the sums.")
-    span: Span = Field("from-last", description="Which tokens of the prompts are lined up.")
-    manner: Manner = Field("auto", description="How prompts speak of the concepts.")
+    keep: closed_form.Keep = 1.0
+    ridge: closed_form.Ridge = 0.01
+    span: closed_form.LinedUp = "from-last"
+    manner: closed_form.Speech = "auto"
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
         """W' - W of every key and value projection."""

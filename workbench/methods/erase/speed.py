@@ -32,6 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.blocks import closed_form
 from workbench.blocks.closed_form import (
     erase_moments,
     kept_states,
@@ -40,9 +41,8 @@ from workbench.blocks.closed_form import (
     weight_of,
     weights_delta,
 )
-from workbench.blocks.concepts import Manner, Names, read_concepts
+from workbench.blocks.concepts import read_concepts
 from workbench.blocks.neighbours import kept_words
-from workbench.blocks.spans import Span
 from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
 from workbench.core.errors import AskError
@@ -62,16 +62,16 @@ class Speed(Edit):
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "preserve": ("dog",)}
 
-    concepts: Names = Field(description="What to erase.")
-    anchor: str = Field("", description="What the pictures show instead; empty is what an empty prompt shows.")
-    preserve: Names = Field((), description="What has to stay; empty takes words that the model knows.")
-    strength: float = Field(1.0, ge=0, le=2, description="Share of the change; 0 changes nothing.")
+    concepts: closed_form.Concepts
+    anchor: closed_form.Anchor = ""
+    preserve: closed_form.Preserve = ()
+    strength: closed_form.Strength = 1.0
     energy: float = Field(0.999, ge=0, le=1, description="Share of the preserved states that must not move at all.")
     ridge: float = Field(0.3, gt=0, le=100, description="Pull back to the old weights (s), relative to one target.")
     augment: bool = Field(True, description="Add copies of preserved states, varied where the matrix is deaf.")
     seed: int = Field(0, ge=0, description="Of the variations and of the centres.")
-    span: Span = Field("from-last", description="Which tokens of the prompts are lined up.")
-    manner: Manner = Field("auto", description="How prompts speak of the concepts.")
+    span: closed_form.LinedUp = "from-last"
+    manner: closed_form.Speech = "auto"
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
         """W' - W of every value projection."""

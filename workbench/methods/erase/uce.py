@@ -27,8 +27,7 @@ repository, `edit_model`.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
+from workbench.blocks import closed_form
 from workbench.blocks.closed_form import (
     erase_moments,
     keep_moments,
@@ -38,9 +37,8 @@ from workbench.blocks.closed_form import (
     weight_of,
     weights_delta,
 )
-from workbench.blocks.concepts import Manner, Names, read_concepts
+from workbench.blocks.concepts import read_concepts
 from workbench.blocks.neighbours import kept_words
-from workbench.blocks.spans import Span
 from workbench.core.bundle import Bundle
 from workbench.core.delta import Delta
 from workbench.core.method import Card, Edit
@@ -54,14 +52,14 @@ class Uce(Edit):
     neutral: ClassVar[Mapping[str, Any] | None] = {"strength": 0.0}
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ("cat",), "preserve": ("dog",)}
 
-    concepts: Names = Field(description="What to erase.")
-    anchor: str = Field("", description="What the pictures show instead; empty is what an empty prompt shows.")
-    preserve: Names = Field((), description="What has to stay; empty takes words that the model knows.")
-    strength: float = Field(1.0, ge=0, le=2, description="Share of the change; 0 changes nothing.")
-    keep: float = Field(1.0, ge=0, le=100, description="Weight of each preserved word against each erased one (p).")
-    ridge: float = Field(0.01, gt=0, le=100, description="Pull back to the old weights (s), relative to the sums.")
-    span: Span = Field("from-last", description="Which tokens of the prompts are lined up.")
-    manner: Manner = Field("auto", description="How prompts speak of the concepts.")
+    concepts: closed_form.Concepts
+    anchor: closed_form.Anchor = ""
+    preserve: closed_form.Preserve = ()
+    strength: closed_form.Strength = 1.0
+    keep: closed_form.Keep = 1.0
+    ridge: closed_form.Ridge = 0.01
+    span: closed_form.LinedUp = "from-last"
+    manner: closed_form.Speech = "auto"
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:
         """W' - W of every key and value projection."""

@@ -18,16 +18,15 @@ Apache-2.0 (read, not copied), function `close_form_emb_regzero`.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from workbench.blocks.attack import Trial, aim, attacked, drawn, edited
+from workbench.blocks.attack import Judge, Sought, Trial, aim, attacked, drawn, edited
 from workbench.core.bundle import Bundle, TextStates
 from workbench.core.errors import MissingPart
-from workbench.core.fields import Role
 from workbench.core.method import Card, Lens
 from workbench.core.patch import Patch
 from workbench.core.report import Note, Report
@@ -41,12 +40,10 @@ class ReceProbe(Lens):
     card: ClassVar[Card] = Card("rece-probe", "RECE probe", "arXiv 2407.12383", ("unet",), "seconds")
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ["cat"], "trials": 2}
 
-    concepts: Annotated[tuple[str, ...], Role("concepts")] = Field(
-        (), description="What should come back (the first counts); empty takes the edits' own, or the prompt's."
-    )
+    concepts: Sought = ()
     trials: int = Field(16, ge=1, le=1024, description="Prompts and seeds to try.")
     ridge: float = Field(1e-3, ge=0, le=10, description="Weight of small states, as a share of the edited Gram matrix.")
-    judge: Annotated[str, Role("model")] = Field("emoji-judge", description="The model that says what is shown.")
+    judge: Judge = "emoji-judge"
 
     def look(self, scene: Scene) -> Report:
         """Draw the trials on the edited model as they are, then with every state sent through R."""

@@ -15,17 +15,29 @@ There are no official numbers that compare. No reference code was read.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from workbench.blocks.attack import Target, Trial, aim, attacked, drawn, edited, latents, lesson, misfit, told
+from workbench.blocks.attack import (
+    Judge,
+    Sought,
+    Target,
+    Trial,
+    aim,
+    attacked,
+    drawn,
+    edited,
+    latents,
+    lesson,
+    misfit,
+    told,
+)
 from workbench.blocks.groups import Trainee, select
 from workbench.blocks.pools import progress
 from workbench.core.bundle import Bundle, Images
-from workbench.core.fields import Role
 from workbench.core.method import Card, Lens
 from workbench.core.patch import Patch
 from workbench.core.report import Curve, Report
@@ -38,16 +50,14 @@ class Relearn(Lens):
     card: ClassVar[Card] = Card("relearn", "Relearn", "arXiv 2505.17013", ("unet",), "minutes")
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ["cat"], "trials": 2, "iterations": 2, "points": 1, "batch": 2}
 
-    concepts: Annotated[tuple[str, ...], Role("concepts")] = Field(
-        (), description="What should come back (the first counts); empty takes the edits' own, or the prompt's."
-    )
+    concepts: Sought = ()
     trials: int = Field(16, ge=1, le=1024, description="Prompts and seeds to try, whose pictures are learned from.")
     iterations: int = Field(40, ge=1, le=20_000, description="Steps of training.")
     points: int = Field(4, ge=1, le=32, description="How often on the way the trials are drawn.")
     batch: int = Field(4, ge=1, le=64, description="Noised pictures a step.")
     rate: float = Field(1e-4, gt=0, le=1, description="How far a step goes (Adam's learning rate).")
     group: Literal["xattn_kv", "xattn", "full"] = Field("xattn", description="Which weights learn.")
-    judge: Annotated[str, Role("model")] = Field("emoji-judge", description="The model that says what is shown.")
+    judge: Judge = "emoji-judge"
 
     def look(self, scene: Scene) -> Report:
         """Train the edited model on the target's pictures and draw the trials now and then."""

@@ -17,7 +17,7 @@ textual_inversion, MIT; circumventing-concept-erasure, MIT (neither read for thi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.blocks.attack import (
-    Target,  # fmt: skip
+    Judge,
+    Sought,
+    Target,
     Trial,
     aim,
     attacked,
@@ -42,7 +44,6 @@ from workbench.blocks.attack import (
 from workbench.blocks.pools import progress
 from workbench.blocks.spans import tokens
 from workbench.core.bundle import Bundle
-from workbench.core.fields import Role
 from workbench.core.method import Card, Lens
 from workbench.core.report import Curve, Report
 from workbench.core.scene import Scene
@@ -54,15 +55,13 @@ class TextualInversion(Lens):
     card: ClassVar[Card] = Card("textual-inversion", "Textual inversion", "arXiv 2208.01618", ("unet",), "minutes")
     quick: ClassVar[Mapping[str, Any]] = {"concepts": ["cat"], "trials": 2, "iterations": 2, "batch": 2}
 
-    concepts: Annotated[tuple[str, ...], Role("concepts")] = Field(
-        (), description="What should come back (the first counts); empty takes the edits' own, or the prompt's."
-    )
+    concepts: Sought = ()
     trials: int = Field(16, ge=1, le=1024, description="Prompts and seeds to try, whose pictures are learned from.")
     tokens: int = Field(1, ge=1, le=8, description="How many rows the learned word has.")
     iterations: int = Field(100, ge=1, le=20_000, description="Steps of the optimiser.")
     batch: int = Field(4, ge=1, le=64, description="Noised pictures a step.")
     rate: float = Field(5e-3, gt=0, le=1, description="How far a step goes (Adam's learning rate).")
-    judge: Annotated[str, Role("model")] = Field("emoji-judge", description="The model that says what is shown.")
+    judge: Judge = "emoji-judge"
 
     def look(self, scene: Scene) -> Report:
         """Learn the word, then draw every trial with it."""

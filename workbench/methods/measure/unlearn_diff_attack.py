@@ -21,14 +21,16 @@ Licence of the reference: OPTML-Group/Diffusion-MU-Attack, MIT (read, not copied
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from workbench.blocks.attack import (
-    Target,  # fmt: skip
+    Judge,
+    Sought,
+    Target,
     Trial,
     aim,
     attacked,
@@ -45,7 +47,6 @@ from workbench.blocks.attack import (
 from workbench.blocks.pools import progress
 from workbench.core.bundle import Bundle, Images
 from workbench.core.errors import MissingPart
-from workbench.core.fields import Role
 from workbench.core.method import Card, Lens
 from workbench.core.report import Report
 from workbench.core.scene import Scene
@@ -60,9 +61,7 @@ class UnlearnDiffAttack(Lens):
     quick: ClassVar[Mapping[str, Any]] = {
         "concepts": ["cat"], "trials": 1, "iterations": 2, "look_every": 2, "batch": 2}  # fmt: skip
 
-    concepts: Annotated[tuple[str, ...], Role("concepts")] = Field(
-        (), description="What should come back (the first counts); empty takes the edits' own, or the prompt's."
-    )
+    concepts: Sought = ()
     trials: int = Field(8, ge=1, le=1024, description="Prompts and seeds to attack.")
     words: int = Field(3, ge=1, le=16, description="Words put before the prompt.")
     iterations: int = Field(40, ge=1, le=20_000, description="Most steps of the search, each trial.")
@@ -70,7 +69,7 @@ class UnlearnDiffAttack(Lens):
     batch: int = Field(4, ge=1, le=64, description="Timesteps a step averages over.")
     rate: float = Field(0.01, gt=0, le=1, description="How far a step goes (Adam's learning rate).")
     decay: float = Field(0.1, ge=0, le=10, description="Weight decay of the search.")
-    judge: Annotated[str, Role("model")] = Field("emoji-judge", description="The model that says what is shown.")
+    judge: Judge = "emoji-judge"
 
     def look(self, scene: Scene) -> Report:
         """Draw every trial on the edited model, and attack those that do not show the concept."""
