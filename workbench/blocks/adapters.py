@@ -104,8 +104,9 @@ def random_adapter(bundle: Bundle, source: str, rank: int = 4, size: float = 0.3
         up, down = (torch.randn(shape, generator=generator) for shape in ((len(weight), rank), (rank, weight.shape[1])))
         scale = size * float(weight.float().norm() / (up @ down).norm())
         factors[key] = (scale * up, down)
-    lines = [Line(key, "matched", key, "random", rank, LowRank({key: pair}).energy()[key]) for key, pair in factors.items()]
-    return Adapter(source, LowRank(factors), report=LoadReport(source, bundle.name, tuple(lines)))
+    low = LowRank(factors)
+    lines = tuple(Line(key, "matched", key, "random", rank, energy) for key, energy in low.energy().items())
+    return Adapter(source, low, report=LoadReport(source, bundle.name, lines))
 
 
 def _notes(bundle: Bundle, raw: adapter_files.Raw) -> tuple[str, ...]:
