@@ -9,8 +9,15 @@ WHOLES = ("architecture", "contract", "apps", "notebooks", "benchmarks")
 
 #: Rooms whose files are tested together: a recipe's parts share their fixtures, and what it made is tested as shipped.
 TOGETHER = {
-    "training": ("test_recipes.py", "test_shipped.py", "test_stage.py", "test_feed.py", "test_gpu.py",
-                 "test_var_vq.py", "test_var.py"),  # fmt: skip
+    "training": (
+        "test_recipes.py",
+        "test_shipped.py",
+        "test_stage.py",
+        "test_feed.py",
+        "test_gpu.py",
+        "test_var_vq.py",
+        "test_var.py",
+    ),
 }
 
 #: Source files without a test file of their own, each with the reason.
