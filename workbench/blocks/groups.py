@@ -1,8 +1,9 @@
 """Groups of a denoiser's parameters, found through its sites, and the leaves that a fit trains in their place.
 
 `xattn_k`, `xattn_v`, `xattn_kv` are projections of cross-attention, `xattn` all of its matrices and biases, `noxattn`
-the matrices and biases of everything else, `full` every parameter. Of a group, either the dense values are trained or,
-with a rank, low-rank factors of its matrices: W + (alpha / rank) up down.
+the matrices and biases of everything else, `attention` the four projections of every attention, `full` every parameter.
+Of a group, either the dense values are trained or, with a rank, low-rank factors of its matrices: W + (alpha / rank)
+up down.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -22,7 +23,7 @@ from workbench.core.errors import MethodError, MissingPart
 from workbench.core.patch import Patch
 from workbench.ops.noise import row_generator
 
-Group = Literal["xattn_k", "xattn_v", "xattn_kv", "xattn", "noxattn", "full"]
+Group = Literal["xattn_k", "xattn_v", "xattn_kv", "xattn", "noxattn", "attention", "full"]
 _HANDLES: dict[Group, tuple[str, ...]] = {"xattn_k": ("key",), "xattn_v": ("value",), "xattn_kv": ("key", "value")}
 
 
@@ -32,6 +33,9 @@ def select(bundle: Bundle, group: Group) -> tuple[Handle, ...]:
     Raises `MissingPart` when the model has no cross-attention and the group is defined by it.
     """
     attention = bundle.sites("cross-attention")
+    if group == "attention":
+        every = (*attention, *bundle.sites("self-attention"))
+        return tuple(handle for site in bundle.all_sites if site in every for handle in site.handles.values())
     if not attention and group != "full":
         raise MissingPart(
             f"The group {group} is told by cross-attention; {bundle.name} is a {bundle.family} model without any. "

@@ -11,7 +11,7 @@ untrained network said on the way is kept with them, so it is not asked twice.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -320,8 +320,29 @@ class Clean:
         return States(x, t, self.lesson[index], truth)
 
 
-#: What makes a stock of states before learning, and for a student's walks now and then meanwhile.
-Source = Walks | Pictures
+class Stock(Protocol):
+    """States to learn at."""
+
+    def draw(self, room: Room, times: Times, count: int, generator: torch.Generator) -> States:
+        """Some of them, with repetition."""
+        ...
+
+
+class Source(Protocol):
+    """What makes a stock of states before learning, and for a student's walks now and then meanwhile."""
+
+    @property
+    def refresh(self) -> int:
+        """Steps of the optimiser after which the stock is made anew; 0 never."""
+        ...
+
+    def ticks(self, iterations: int) -> int:
+        """Steps of making stocks in a fit, for its progress."""
+        ...
+
+    def fill(self, room: Room, turn: int) -> Stock:
+        """Make a stock, for the turn-th time."""
+        ...
 
 
 def progress(tap: Tap, total: int) -> Callable[[float], None]:
