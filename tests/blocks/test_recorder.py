@@ -21,6 +21,7 @@ from workbench.core.scene import Scene
 from workbench.core.tape import Step, Tape
 from workbench.methods.generate.diffuse import Diffuse
 from workbench.methods.reduce.cfg_cutoff import CfgCutoff
+from workbench.ops.tokens import Merging
 
 ASK = Ask(prompts=["a cat", "the red dog"], seeds=[1, 2])
 
@@ -149,22 +150,48 @@ class Pairs:
     def keys(self, values: Tensor, axis: int) -> Tensor:
         return values.repeat_interleave(2, axis) / 2
 
+    def rows(self, index: object) -> "Pairs":
+        return self
+
 
 def test_maps_of_merged_tokens_come_back_unmerged() -> None:
     site = tiny_sd().sites("self-attention")[0]
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 2, 8, 4, generator=generator), torch.randn(1, 2, 8, 4, generator=generator)
-    look = Look(site, Attention(q, k, k), None, (4, 4))  # 16 places, merged to 8
+    look = Look(site, Attention(q, k, k), None, (4, 4), Pairs())  # 16 places, merged to 8
     plain = look.call.weights().mean(1)
-    token = recording.unmerge.set(Pairs())
-    try:
-        assert_close(token_maps(look), plain.repeat_interleave(2, 1))
-        gaze = looks_from((3, 3), (4, 4))(look)  # the last place
-        assert gaze.shape == (1, 16)
-        assert_close(gaze, plain[:, -1].repeat_interleave(2, -1) / 2)
-        assert entropies(look).shape == (1, 2, 16)
-    finally:
-        recording.unmerge.reset(token)
+    assert_close(token_maps(look), plain.repeat_interleave(2, 1))
+    gaze = looks_from((3, 3), (4, 4))(look)  # the last place
+    assert gaze.shape == (1, 16)
+    assert_close(gaze, plain[:, -1].repeat_interleave(2, -1) / 2)
+    assert entropies(look).shape == (1, 2, 16)
+
+
+def test_a_merger_is_asked_for_the_conditional_rows_alone() -> None:
+    plan = Merging.of(torch.arange(64).expand(4, -1) // 2, 32)  # two rows without the prompt, two with it
+    site, recorder = tiny_sd().sites("self-attention", 0)[0], Recorder()
+    seen: list[Look] = []
+
+    def reduce(look: Look) -> Tensor:
+        seen.append(look)
+        return keys(look)
+
+    def merged(call: Attention) -> Tensor:
+        small = [value[..., ::2, :] for value in (call.query, call.key, call.value)]
+        token = recording.unmerge.set(plan)
+        try:
+            return call.but(query=small[0], key=small[1], value=small[2]).run().repeat_interleave(2, -2)
+        finally:
+            recording.unmerge.reset(token)
+
+    recorder.attention([site], "keys", reduce)
+    with Patch(tiny_sd()) as patch:
+        patch.attend(site, merged)
+        scene(steps=1).run(record=recorder.attach)
+    assert isinstance(seen[0].unmerge, Merging)
+    assert len(seen[0].unmerge.place) == len(seen[0].call.query) == 2
+    assert recorder.taken("keys", site).shape[:3] == (1, 2, 64)
+    assert recording.unmerge.get() is None
 
 
 def test_values_in_and_out_of_a_site_are_kept_for_the_conditional_rows() -> None:
@@ -242,8 +269,4 @@ def test_keys_stand_side_by_side_and_come_back_unmerged() -> None:
     k = torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
     look = Look(tiny_sd().sites("self-attention")[0], Attention(k, k, k), None, (4, 4))
     assert_close(keys(look)[0, 3], k[0, :, 3].flatten())
-    token = recording.unmerge.set(Pairs())
-    try:
-        assert_close(keys(look)[0, 7], k[0, :, 3].flatten())
-    finally:
-        recording.unmerge.reset(token)
+    assert_close(keys(replace(look, unmerge=Pairs()))[0, 7], k[0, :, 3].flatten())

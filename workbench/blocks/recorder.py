@@ -47,6 +47,10 @@ class Unmerge(Protocol):
         """Share the mass of each merged place among the places it stands for."""
         ...
 
+    def rows(self, index: Sequence[int]) -> "Unmerge":
+        """The same for some rows of the batch."""
+        ...
+
 
 #: A token reducer sets this around its merged `call.run()`, and resets it afterwards.
 unmerge: ContextVar[Unmerge | None] = ContextVar("unmerge", default=None)
@@ -79,11 +83,7 @@ class Look:
     call: Attention
     step: Step | None
     size: tuple[int, int]
-
-    @property
-    def unmerge(self) -> Unmerge | None:
-        """How to take back a token merging that is in force in this call."""
-        return unmerge.get()
+    unmerge: Unmerge | None = None  # how to take back a token merging that is in force in this call
 
     def weights(self) -> Iterator[Float[Tensor, "B A n L"]]:
         """The softmax weights, some queries at a time, in order."""
@@ -253,7 +253,10 @@ class Recorder:
             if now is not None:
                 rows = now.rows(call.query.shape[0], site.name)
                 with torch.no_grad():
-                    self.tape.add(f"{key}/{site.name}", reduce(Look(site, _pick(call, rows), now.step, now.size)))
+                    merged = unmerge.get()
+                    back = None if merged is None else merged.rows(rows)
+                    look = Look(site, _pick(call, rows), now.step, now.size, back)
+                    self.tape.add(f"{key}/{site.name}", reduce(look))
             return call.run()
 
         return watch

@@ -1,0 +1,240 @@
+"""Merging tokens inside a network: a plan for each block, and the parts that work on merged tokens.
+
+    merger = Merger(bundle, plan, draw=draw, parts=("self",))
+    merger.attach(patch)
+
+A plan is made from a block's input and holds for its parts: they are handed the means (`Merging.merge`) and their
+output is copied back (`Merging.unmerge`), so residuals, norms and gates see every token, and so do adapters inside the
+parts. Where the positions of tokens are turned into their queries and keys (rotary), or picture and text come as one
+sequence, the parts' attention call is merged instead of their input. While a part runs, `recorder.unmerge` tells
+lenses how to take its maps back.
+
+All randomness is drawn outside of the network (`draw`), from seeds, so that nothing inside breaks a compiled graph.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from workbench.blocks.recorder import Unmerge, unmerge
+from workbench.core.attend import Attention, intercept
+from workbench.core.bundle import Bundle, Condition, Site, SiteKind
+from workbench.core.errors import AskError, MissingPart, PatchError
+from workbench.core.patch import Patch
+from workbench.ops.attention import grid
+from workbench.ops.noise import row_generator
+from workbench.ops.tokens import Merging
+
+Part = Literal["self", "cross", "mlp"]
+KINDS: dict[Part, SiteKind] = {"self": "self-attention", "cross": "cross-attention", "mlp": "mlp"}
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """A block whose tokens are merged: which of them in the order of the pass, and its grid (height, width)."""
+
+    index: int
+    site: Site
+    grid: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the block has."""
+        return self.grid[0] * self.grid[1]
+
+
+#: (block's input [R, N, C], spot, what was drawn for it) -> a plan for every row, or None to merge nothing.
+Plan = Callable[[Tensor, Spot, Tensor | None], Merging | None]
+#: What a plan needs from outside of the network, e.g. random numbers by the rows' seeds.
+Draw = Callable[[Spot, Condition], Tensor | None]
+
+
+def merge_sites(bundle: Bundle, level: int | None) -> tuple[Site, ...]:
+    """The self-attentions up to a level, or of the finest level that has any.
+
+    Raises `MissingPart` when the model has none and `AskError` when there is none up to that level.
+    """
+    sites = bundle.sites("self-attention")
+    if not sites:
+        raise MissingPart(f"Tokens are merged for self-attention; {bundle.name} has none. Try a diffusion model.")
+    levels = sorted({site.level for site in sites})
+    top = levels[0] if level is None else level
+    if top < levels[0]:
+        raise AskError(
+            f"Tokens were to be merged up to level {level}; {bundle.name} has self-attention at level "
+            f"{' and '.join(map(str, levels))}. Give level={levels[0]}, or none for the finest."
+        )
+    return tuple(site for site in sites if site.level <= top)
+
+
+def by_seed(spot: Spot, cond: Condition, tag: str, make: Callable[[torch.Generator], Tensor]) -> Tensor:
+    """`make(generator)` of every row, stacked: rows of one seed get the same, blocks and steps of a run do not."""
+    step = 0 if cond.step is None else cond.step.index
+    made = {seed: make(row_generator(seed, tag, step, spot.index)) for seed in dict.fromkeys(cond.seeds)}
+    return torch.stack([made[seed] for seed in cond.seeds]).to(cond.text.states.device)
+
+
+class Merger:
+    """Merges tokens in the blocks of a model by a plan; give `attach` a patch.
+
+    `parts` are what works on merged tokens; `shared` makes one plan for all blocks of a grid, at the first of them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: Plan,
+        *,
+        draw: Draw | None = None,
+        parts: Sequence[Part] = ("self",),
+        level: int | None = None,
+        shared: bool = False,
+    ) -> None:
+        self._plan, self._draw, self._shared = plan, draw, shared
+        self._native = bundle.shapes.latent[1:]
+        self._blocks = _blocks(bundle, merge_sites(bundle, level), parts)
+        self._spots: dict[int, Spot] = {}  # empty outside of predict, where everything passes through
+        self._drawn: dict[int, Tensor | None] = {}
+        self._plans: dict[object, Merging | None] = {}
+
+    def attach(self, patch: Patch) -> None:
+        """Hook blocks and parts."""
+        patch.wrap("predict", self._follow)
+        for index, (block, parts) in enumerate(self._blocks):
+            patch.hook(block.module, self._planner(index), "before")
+            for site in parts:
+                patch.put(site.module, "forward", self._merged(index, site, site.module.forward))
+
+    def _follow(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+            size = (x.shape[-2], x.shape[-1])
+            for index, (block, _) in enumerate(self._blocks):
+                spot = Spot(index, block, self._grid(block, size))
+                self._spots[index] = spot
+                self._drawn[index] = None if self._draw is None else self._draw(spot, cond)
+            try:
+                return inner(x, t, cond)
+            finally:
+                for kept in (self._spots, self._drawn, self._plans):
+                    kept.clear()
+
+        return predict
+
+    def _grid(self, site: Site, size: tuple[int, int]) -> tuple[int, int]:
+        """The site's grid for a latent of a size: halved as often as at the model's own size."""
+        width = self._native[0]
+        wanted = grid(site.tokens, self._native)[0] if site.tokens else -(-width // 2**site.level)
+        while width > wanted:
+            width, size = -(-width // 2), (-(-size[0] // 2), -(-size[1] // 2))
+        return size
+
+    def _planner(self, index: int) -> Callable[..., None]:
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            spot = self._spots.get(index)
+            if spot is None:
+                return
+            key = spot.grid if self._shared else index
+            x = _first(args, kwargs)
+            if key not in self._plans and x.shape[1] == spot.tokens:
+                with torch.no_grad():
+                    self._plans[key] = self._plan(x.detach(), spot, self._drawn[index])
+
+        return before
+
+    def _merged(self, index: int, site: Site, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def merged(*args: Any, **kwargs: Any) -> Any:
+            spot = self._spots.get(index)
+            plan = None if spot is None else self._plans.get(spot.grid if self._shared else index)
+            if plan is None or len(_first(args, kwargs)) != len(plan.place):
+                return forward(*args, **kwargs)
+            return run_merged(forward, site, plan, args, kwargs)
+
+        merged.intercepts = getattr(forward, "intercepts", False)  # type: ignore[attr-defined]
+        return merged
+
+
+def run_merged(
+    forward: Callable[..., Any], site: Site, plan: Merging, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """A part's forward on merged tokens, its output unmerged; as it is when other tokens than the plan's come in.
+
+    Raises `PatchError` for a self-attention with a mask.
+    """
+    x = _first(args, kwargs)
+    if site.kind == "self-attention" and kwargs.get("attention_mask") is not None:
+        raise PatchError(f"{site.name} is given a mask over its tokens, which cannot be merged. Take another edit.")
+    together = site.text != "" and x.shape[1] > plan.tokens  # picture and text in one sequence
+    if together or kwargs.get("image_rotary_emb") is not None:
+        return intercept(forward, lambda call: _at_call(call, plan, site), site.name)(*args, **kwargs)
+    if x.shape[1] != plan.tokens:
+        return forward(*args, **kwargs)  # another edit merged them first
+    text = kwargs.get("encoder_hidden_states") if site.text else None
+    args, kwargs = _exchange(args, kwargs, plan.merge(x))
+    with known(plan if text is None else plan.beside(text.shape[1], site.text == "first")):
+        output = forward(*args, **kwargs)
+    return (plan.unmerge(output[0]), *output[1:]) if isinstance(output, tuple) else plan.unmerge(output)
+
+
+def _blocks(bundle: Bundle, sites: Sequence[Site], parts: Sequence[Part]) -> list[tuple[Site, list[Site]]]:
+    """Each block that holds one of the sites, with its parts of the wanted kinds; a lone site is its own block."""
+    outer = bundle.sites("block")
+
+    def holder(site: Site) -> Site | None:
+        around = [b for b in outer if b.part == site.part and site.path.startswith(b.path + ".")]
+        return max(around, key=lambda b: len(b.path), default=None)
+
+    found: dict[str, tuple[Site, list[Site]]] = {}
+    for site in sites:
+        block = holder(site) or site
+        found.setdefault(block.name, (block, []))
+    kinds = {KINDS[part] for part in parts}
+    for site in bundle.all_sites:
+        block = holder(site) or site
+        if site.kind in kinds and block.name in found:
+            found[block.name][1].append(site)
+    return [(block, inside) for block, inside in found.values() if inside]
+
+
+def _at_call(call: Attention, plan: Merging, site: Site) -> Tensor:
+    """Attention with its queries, keys and values merged, its output unmerged."""
+    extra = call.query.shape[-2] - plan.tokens
+    if extra < 0 or call.key.shape[-2] != call.query.shape[-2] or call.mask is not None:
+        return call.run()
+    whole = plan.beside(extra, site.text == "first")
+
+    def turned(values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        return (
+            change(values.transpose(1, 2).flatten(2)).unflatten(2, (values.shape[1], values.shape[3])).transpose(1, 2)
+        )
+
+    query, key, value = (turned(value, whole.merge) for value in (call.query, call.key, call.value))
+    with known(whole):
+        output = call.but(query=query, key=key, value=value).run()
+    return turned(output, whole.unmerge)
+
+
+@contextmanager
+def known(plan: Unmerge) -> Generator[None, None, None]:
+    """Tell lenses of the plan during the body, unless a graph is being traced."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    token = unmerge.set(plan)
+    try:
+        yield
+    finally:
+        unmerge.reset(token)
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The picture's tokens among a module's inputs."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _exchange(args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with other picture tokens."""
+    return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
