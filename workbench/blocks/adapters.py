@@ -20,7 +20,7 @@ from workbench.blocks import adapter_files, adapter_formats
 from workbench.blocks.adapter_index import Index
 from workbench.blocks.adapter_report import AdapterRefused, Line, LoadReport
 from workbench.blocks.gates import Gate, Ground, Now, device_of, scalar
-from workbench.core.bundle import Bundle, Condition
+from workbench.core.bundle import Bundle, told
 from workbench.core.errors import AskError, CheckpointMismatch, PatchError
 from workbench.core.patch import Patch
 from workbench.ops.low_rank import Factors, LowRank
@@ -205,7 +205,7 @@ def attach(
     Where the gate says a plain 0 the answer is left alone, bit for bit. `ranks` says a number or a tensor [r] or
     [R, 1, r] ([R, r, 1, 1] at convolutions). Raises `PatchError` for a key whose module is no matrix of the model.
     """
-    watch = _Watch(patch, bundle)
+    watch = _Watch(bundle)
     for key, (up, down) in low_rank.factors.items():
         module, _ = patch.find(key)
         if not isinstance(module, nn.Linear | nn.Conv2d):
@@ -222,7 +222,7 @@ def attach(
 
 def attach_dense(patch: Patch, bundle: Bundle, dense: Mapping[str, Tensor], gate: Gate | None = None) -> None:
     """Add dense differences of weights, norms and biases to their modules' answers, gated like factors."""
-    watch = _Watch(patch, bundle)
+    watch = _Watch(bundle)
     for stem in dict.fromkeys(key.rpartition(".")[0] for key in dense):
         weight, bias = dense.get(f"{stem}.weight"), dense.get(f"{stem}.bias")
         module, _ = patch.find(f"{stem}.{'bias' if weight is None else 'weight'}")
@@ -232,26 +232,13 @@ def attach_dense(patch: Patch, bundle: Bundle, dense: Mapping[str, Tensor], gate
 
 
 class _Watch:
-    """Knows what the network is being told while it answers."""
+    """Knows what a place of the model answers on, and what the network is told while it answers."""
 
-    def __init__(self, patch: Patch, bundle: Bundle) -> None:
-        self.cond: Condition | None = None
+    def __init__(self, bundle: Bundle) -> None:
         self.grid = bundle.shapes.latent[1:]
         self.towers = {part for part in bundle.parts if part.startswith("text")}
         cross = bundle.sites("cross-attention")
         self.spoken = {site.handles[n].key for site in cross for n in ("key", "value") if n in site.handles}
-        patch.wrap("predict", self._around)
-
-    def _around(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-            before = self.cond, self.grid
-            self.cond, self.grid = cond, (x.shape[-2], x.shape[-1])
-            try:
-                return inner(x, t, cond)
-            finally:
-                self.cond, self.grid = before
-
-        return predict
 
     def adding(self, key: str, add: Callable[[Tensor], Tensor], gate: Gate) -> Callable[..., Any]:
         """A forward hook that adds `gate * add(x)`."""
@@ -260,7 +247,9 @@ class _Watch:
         def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             x: Tensor = args[0] if args else kwargs["input"]
             ground: Ground = "text" if text else "picture" if output.ndim > 2 else "none"
-            value = gate(Now(key, tuple(output.shape), ground, self.cond, self.grid))
+            now = told.get()  # of the network itself: edits around it may have changed the rows
+            cond, grid = now or (None, self.grid)
+            value = gate(Now(key, tuple(output.shape), ground, cond, grid))
             if isinstance(value, float | int) and value == 0:
                 return None
             return output + device_of(value, output) * add(x).to(output.dtype)

@@ -1,6 +1,7 @@
 """A loaded model as methods see it: parts, shapes, sites and a few callables."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -79,6 +80,11 @@ class Condition:
         return [i for i, this in enumerate(self.roles) if this == role]
 
 
+#: What the network itself is told in the call under way, after all edits around it, and the latent's (h, w); for hooks
+#: inside of it. None outside of a call.
+told: ContextVar[tuple[Condition, tuple[int, int]] | None] = ContextVar("told", default=None)
+
+
 @dataclass(eq=False)
 class Seams:
     """The callables that `Patch.wrap` may wrap, who listens to a run's events, and the keys of the edits in force.
@@ -97,6 +103,18 @@ class Seams:
     decode: Callable[..., Tensor]
     listeners: tuple[Callable[[Event], None], ...] = ()
     edits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        network = self.predict
+
+        def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+            before = told.set((cond, tuple(x.shape[-2:])))  # pyright: ignore[reportArgumentType]
+            try:
+                return network(x, t, cond)
+            finally:
+                told.reset(before)
+
+        self.predict = predict
 
 
 @dataclass(frozen=True, eq=False)
