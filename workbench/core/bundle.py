@@ -107,7 +107,7 @@ class Seams:
     def __post_init__(self) -> None:
         network = self.predict
 
-        def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        def predict(x: Tensor, t: Tensor, cond: Any) -> Tensor:
             before = told.set((cond, tuple(x.shape[-2:])))  # pyright: ignore[reportArgumentType]
             try:
                 return network(x, t, cond)
