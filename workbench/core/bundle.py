@@ -54,6 +54,8 @@ class Condition:
 
     With guidance the rows are the unconditional ones first, then the conditional ones, as diffusers lays them out.
     `extra` holds further inputs with a leading row dimension (SDXL's `time_ids`; an inpainting model's `mask`).
+    `memory` is what a network keeps between the calls of one run (keys and values of coarser scales), None where it
+    keeps nothing; its own `rows` gives the same for some rows.
     """
 
     text: TextStates
@@ -61,6 +63,7 @@ class Condition:
     roles: tuple[Role, ...]
     step: Step | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    memory: Any = None
 
     def rows(self, index: Sequence[int]) -> "Condition":
         """The condition of some rows, in this order."""
@@ -73,6 +76,7 @@ class Condition:
             seeds=tuple(self.seeds[i] for i in index),
             roles=tuple(self.roles[i] for i in index),
             extra={name: value[at] for name, value in self.extra.items()},
+            memory=None if self.memory is None else self.memory.rows(index),
         )
 
     def where(self, role: Role) -> list[int]:
