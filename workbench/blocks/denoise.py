@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.blocks.pictures import open_picture
@@ -26,12 +26,17 @@ After = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Course:
-    """How to walk: a scheduler's name, the number of steps, the guidance scale, and how much of a picture to redraw."""
+    """How to walk: a scheduler's name, the number of steps, the guidance scale, and how much of a picture to redraw.
+
+    A model that was distilled to take its guidance as an input is told `guidance`, and guided by two calls with
+    `true_guidance`; others know only the latter and take `guidance` for it.
+    """
 
     scheduler: str = "dpm++"
     steps: int = 20
     guidance: float = 5.0
     strength: float = 0.75
+    true_guidance: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +74,16 @@ def draw(bundle: Bundle, ask: Ask, tap: Tap, course: Course) -> Images:
 def denoise(bundle: Bundle, ask: Ask, tap: Tap, course: Course, size: tuple[int, int]) -> Latents:
     """The final latents of a request at a size (width, height)."""
     generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in ask.seeds)
-    cond = condition(bundle, ask, course.guidance > 1, size)
-    scheduler = bundle.scheduler(course.scheduler, course.steps)
-    walk = Walk(bundle, cond, scheduler, course.guidance, generators, tap)
+    told = bool(bundle.about.get("guidance_input"))
+    scale = course.true_guidance if told else course.guidance
+    cond = condition(bundle, ask, scale > 1, size)
+    if told:
+        taken = torch.full((len(cond.roles),), course.guidance, device=cond.text.states.device)
+        cond = replace(cond, extra={**cond.extra, "guidance": taken})
+    scheduler = bundle.scheduler(course.scheduler, course.steps, size)
+    walk = Walk(bundle, cond, scheduler, scale, generators, tap)
     if ask.image is None:
-        return loop(walk, first_noise(bundle, generators, size) * scheduler.init_noise_sigma)
+        return loop(walk, first_noise(bundle, generators, size) * _spread(scheduler))
     return _from_picture(walk, ask, course, size)
 
 
@@ -87,7 +97,9 @@ def loop(walk: Walk, x: Latents, *, timesteps: Tensor | None = None, after: Afte
     try:
         for index, t in enumerate(steps):
             now = replace(cond, step=Step(index, total, float(t), x))
-            rows = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            rows = torch.cat([x, x]) if guided else x
+            if hasattr(scheduler, "scale_model_input"):  # a flow scheduler shows states as they are
+                rows = scheduler.scale_model_input(rows, t)
             output = bundle.predict(rows, t.expand(len(rows)), now)
             if guided:
                 negative, positive = output.chunk(2)
@@ -129,10 +141,17 @@ def condition(bundle: Bundle, ask: Ask, guided: bool, size: tuple[int, int]) -> 
 def first_noise(bundle: Bundle, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Latents:
     """Standard normal noise, row i from generator i."""
     width, height = size
-    channels, factor = bundle.shapes.latent[0], bundle.shapes.multiple
+    channels, factor = bundle.shapes.latent[0], bundle.shapes.factor
     shape = (1, channels, height // factor, width // factor)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(bundle.device, bundle.dtype)
+
+
+def noised(scheduler: Any, clean: Latents, noise: Latents, t: Float[Tensor, "n"] | Int[Tensor, "n"]) -> Latents:
+    """Clean latents with noise as at timesteps t, one for all or one a row."""
+    if hasattr(scheduler, "scale_noise"):  # of flow matching
+        return scheduler.scale_noise(clean, t, noise)
+    return scheduler.add_noise(clean, noise, t)
 
 
 def to_images(pixels: Float[Tensor, "B 3 H W"]) -> Images:
@@ -162,6 +181,11 @@ def picture_size(bundle: Bundle, ask: Ask) -> tuple[int, int]:
     return ask.size
 
 
+def _spread(scheduler: Any) -> float | Tensor:
+    """How widely a run's first state is spread: 1 for the schedulers of flow matching, which do not say."""
+    return getattr(scheduler, "init_noise_sigma", 1.0)
+
+
 def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -> Latents:
     """Image to image, or inpainting where the request has a mask, in the order of diffusers' pipelines."""
     bundle, scheduler = walk.bundle, walk.scheduler
@@ -181,7 +205,7 @@ def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -
         scheduler.set_begin_index(skipped * order)
     start = timesteps[:1].expand(len(ask))
     whole = mask is not None and course.strength == 1.0
-    x = noise * scheduler.init_noise_sigma if whole else scheduler.add_noise(clean, noise, start)
+    x = noise * _spread(scheduler) if whole else noised(scheduler, clean, noise, start)
     if mask is None:
         return loop(walk, x, timesteps=timesteps)
     small = F.interpolate(mask, size=clean.shape[-2:]).to(clean)
@@ -196,7 +220,7 @@ def _from_picture(walk: Walk, ask: Ask, course: Course, size: tuple[int, int]) -
         """Put the picture, noised to the state's level, back outside the mask."""
         kept = clean
         if index + 1 < len(timesteps):
-            kept = scheduler.add_noise(clean, noise, timesteps[index + 1 : index + 2])
+            kept = noised(scheduler, clean, noise, timesteps[index + 1 : index + 2])
         return (1 - small) * kept + small * x
 
     return loop(walk, x, timesteps=timesteps, after=keep)

@@ -30,12 +30,20 @@ Role = Literal["cond", "uncond", "branch"]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of a model: latent (C, h, w), image (3, H, W), text (tokens, width), `multiple` of pixels a side."""
+    """Sizes of a model: latent (C, h, w), image (3, H, W), text (tokens, width), `multiple` of pixels a side.
+
+    A transformer over patches of latents draws multiples of a patch, not of a latent cell, which is `factor` pixels.
+    """
 
     latent: tuple[int, int, int]
     image: tuple[int, int, int]
     text: tuple[int, int] = (0, 0)
     multiple: int = 8
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent cell; `multiple` where there are no latents."""
+        return self.image[1] // self.latent[1] if self.latent[1] else self.multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +258,8 @@ class Store(Protocol):
 class Bundle:
     """A loaded model. `digest` is a hash of its weights and configuration, made once at load.
 
-    `sampler` is the method that draws when none is named. `schedule` makes one of diffusers' schedulers by our name.
+    `sampler` is the method that draws when none is named. `schedule(name, steps, size)` makes one of diffusers'
+    schedulers by our name, for pictures of a size (width, height), on which some models' noise levels depend.
     `open` loads another model through the loader that made this one. `lexicon` gives, for every token id of the text
     encoder, the word that it is on its own, "" for a piece of one. `aliases` gives other programs' names of modules
     (`part:name`, dots as underscores) and what each is here (`part:path`). `world` is the emoji world, None for others.
@@ -264,7 +273,7 @@ class Bundle:
     seams: Seams
     all_sites: tuple[Site, ...] = ()
     sampler: str = "diffuse"
-    schedule: Callable[[str, int], Any] | None = None
+    schedule: Callable[[str, int, tuple[int, int]], Any] | None = None
     encoder: Callable[[Tensor, Sequence[torch.Generator] | None], Tensor] | None = None
     extra: Callable[[Condition, tuple[int, int]], Mapping[str, Tensor]] | None = None
     opener: Callable[[str], "Bundle"] | None = None
@@ -289,11 +298,14 @@ class Bundle:
         """The places of a kind in the order of the forward pass; empty where there are none."""
         return tuple(site for site in self.all_sites if site.kind == kind and level in ("all", site.level))
 
-    def scheduler(self, name: str, steps: int) -> Any:
-        """A scheduler of diffusers with its timesteps set. Raises `AskError` for an unknown name."""
+    def scheduler(self, name: str, steps: int, size: tuple[int, int] | None = None) -> Any:
+        """A scheduler of diffusers with its timesteps set for pictures of a size (width, height), or the model's own.
+
+        Raises `AskError` for an unknown name.
+        """
         if self.schedule is None:
             raise MissingPart(f"{self.name} draws without a scheduler.")
-        return self.schedule(name, steps)
+        return self.schedule(name, steps, size or (self.shapes.image[2], self.shapes.image[1]))
 
     def read(self, prompts: Sequence[str]) -> TextStates:
         """Text states of prompts, one row each."""

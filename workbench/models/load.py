@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle, Shapes
-from workbench.models import files, judge, placement, scorer, single, unet
+from workbench.models import files, flux, judge, pixart, placement, scorer, sd3, single, unet
 from workbench.models.pipeline import part_errors, quiet, read_pipeline
 from workbench.models.weights import digest, header
 
@@ -57,14 +57,24 @@ def pipeline(found: files.Found, place: placement.Placement) -> Any:
     return pipe
 
 
+def from_pipeline(pipe: Any, **given: Any) -> Bundle:
+    """A bundle over a loaded diffusers pipeline by its architecture's reader; `given` is name, source, digest, ...
+
+    Raises `UnsupportedFamily` for one that none reads.
+    """
+    kind = type(pipe).__name__
+    reader = next((reader for reader in (sd3, pixart, flux) if kind in reader.PIPELINES), unet)
+    return reader.from_pipeline(pipe, **given)
+
+
 def _pipeline_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:
     pipe = pipeline(found, place)
     world = _world(found)
-    ours = {"text_encoder": "text", "text_encoder_2": "text2"}
+    ours = {"text_encoder": "text", "text_encoder_2": "text2", "text_encoder_3": "text3"}
     parts = {str(ours.get(name, name)): part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     about = describe(found, parts, world)
     source = str(found.path)
-    return unet.from_pipeline(
+    return from_pipeline(
         pipe, name=found.name, source=source, digest=mark, opener=opener, world=world, about=about)  # fmt: skip
 
 

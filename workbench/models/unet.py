@@ -16,7 +16,7 @@ from workbench.core.bundle import (
     TextStates,
 )
 from workbench.core.errors import UnsupportedFamily
-from workbench.models import schedulers
+from workbench.models import handles, reading, schedulers, vae
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline",
              "StableDiffusionXLInpaintPipeline", "StableDiffusionImg2ImgPipeline",
@@ -49,13 +49,13 @@ def from_pipeline(
             parts[part] = module
     for module in parts.values():
         module.eval().requires_grad_(False)
-    config = dict(pipe.scheduler.config)
+    config = schedulers.config_of(pipe.scheduler)
     seams = Seams(
         read=_reader_xl(pipe) if xl else _reader(pipe),
         predict=_predictor(pipe.unet),
         guide=guide,
         advance=schedulers.advance,
-        decode=_decoder(pipe.vae),
+        decode=vae.decoder(pipe.vae),
     )
     device = pipe.unet.device
     facts = {
@@ -64,8 +64,9 @@ def from_pipeline(
     }
     return Bundle(
         name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,
-        all_sites=tuple(sites(pipe.unet)), schedule=lambda kind, steps: schedulers.make(kind, config, steps, device),
-        encoder=_encoder(pipe.vae), lexicon=lambda: _lexicon(pipe.tokenizer or pipe.tokenizer_2),
+        all_sites=tuple(sites(pipe.unet)),
+        schedule=lambda kind, steps, size: schedulers.make(kind, config, steps, device),
+        encoder=vae.encoder(pipe.vae), lexicon=lambda: reading.lexicon(pipe.tokenizer or pipe.tokenizer_2),
         extra=_time_ids if xl else None, opener=opener, world=world, source=source,
         about={**facts, **(about or {})})  # fmt: skip
 
@@ -76,9 +77,7 @@ def guide(positive: Tensor, negative: Tensor, scale: float, cond: Condition) -> 
 
 
 def _shapes(pipe: Any) -> Shapes:
-    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    if hasattr(pipe.vae.config, "encoder_block_out_channels"):
-        factor = 2 ** (len(pipe.vae.config.encoder_block_out_channels) - 1)
+    factor = vae.pixels_a_cell(pipe.vae)
     side = pipe.unet.config.sample_size
     h, w = (side, side) if isinstance(side, int) else side
     width = pipe.unet.config.cross_attention_dim
@@ -88,30 +87,11 @@ def _shapes(pipe: Any) -> Shapes:
     return Shapes(latent, (3, h * factor, w * factor), (tokens, width), multiple=factor)
 
 
-def _ids(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
-    length = tokenizer.model_max_length
-    batch = tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return batch.input_ids.to(device)
-
-
-def _lexicon(tokenizer: Any) -> tuple[str, ...]:
-    """The whole word that each id of a byte-level BPE stands for, "" for pieces, signs and marks."""
-    texts: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    stems = (text.removesuffix("</w>") if text.endswith("</w>") else "" for text in texts)
-    return tuple(stem if stem.isascii() and stem.isalnum() else "" for stem in stems)
-
-
 def _reader(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
     tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
 
     def read(prompts: Sequence[str]) -> TextStates:
-        ids = _ids(tokenizer, prompts, encoder.device)
+        ids = reading.token_ids(tokenizer, prompts, encoder.device)
         mask = ids.ne(tokenizer.pad_token_id).long() if getattr(encoder.config, "use_attention_mask", False) else None
         out = encoder(ids, attention_mask=mask)
         return TextStates(out[0], ids=ids)
@@ -133,10 +113,8 @@ def _reader_xl(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
         states: list[Tensor] = []
         pooled = ids = None
         for tokenizer, encoder in pairs:
-            ids = _ids(tokenizer, prompts, encoder.device)
-            out = encoder(ids, output_hidden_states=True)
-            states.append(out.hidden_states[-2])
-            pooled = out[0]  # the last encoder's projection
+            ids, said, pooled = reading.clip_states(tokenizer, encoder, prompts)  # pooled: the last encoder's
+            states.append(said)
         return TextStates(torch.cat(states, -1), pooled=pooled, ids=ids)
 
     return read
@@ -165,43 +143,6 @@ def _predictor(unet: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
             timestep_cond=cond.extra.get("timestep_cond"), return_dict=False)[0]  # fmt: skip
 
     return predict
-
-
-def _decoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    def decode(latents: Tensor) -> Tensor:
-        mean, std = _moments(vae, latents)
-        latents = latents * std / vae.config.scaling_factor + mean
-        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-
-    return decode
-
-
-def _encoder(vae: Any) -> Callable[[Tensor, Sequence[torch.Generator] | None], Tensor]:
-    def encode(pixels: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        rows: list[Tensor] = []
-        for i, row in enumerate(pixels.to(vae.device, vae.dtype).split(1)):
-            out = vae.encode(row)
-            if hasattr(out, "latent_dist"):
-                dist = out.latent_dist
-                rows.append(dist.mode() if generators is None else dist.sample(generators[i]))
-            else:
-                rows.append(out.latents)
-        latents = torch.cat(rows)
-        mean, std = _moments(vae, latents)
-        return (latents - mean) * vae.config.scaling_factor / std
-
-    return encode
-
-
-def _moments(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    mean, std = (
-        getattr(vae.config, "latents_mean", None),
-        getattr(vae.config, "latents_std", None),
-    )
-    if mean is None or std is None:
-        return 0.0, 1.0
-    shape = (1, -1, 1, 1)
-    return torch.tensor(mean).view(shape).to(like), torch.tensor(std).view(shape).to(like)
 
 
 def sites(unet: Any) -> Iterator[Site]:
@@ -275,17 +216,12 @@ def _transformer_sites(block: Any, paths: dict[int, str], common: dict[str, Any]
         if attention is None:
             continue
         kind = "cross-attention" if attention.is_cross_attention else "self-attention"
-        names = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
-        handles = {
-            ours: Handle(f"unet:{path}.{child}.{theirs}.weight", attention.get_submodule(theirs))
-            for ours, theirs in names.items()
-        }
         yield Site(
             path=f"{path}.{child}",
             kind=kind,
             module=attention,
             heads=attention.heads,
-            handles=handles,
+            handles=handles.attention(f"unet:{path}.{child}", attention, handles.OWN),
             **common,
         )
     if getattr(block, "ff", None) is not None:
@@ -293,7 +229,7 @@ def _transformer_sites(block: Any, paths: dict[int, str], common: dict[str, Any]
             path=f"{path}.ff",
             kind="mlp",
             module=block.ff,
-            handles=_mlp_handles(f"unet:{path}.ff", block.ff),
+            handles=handles.mlp(f"unet:{path}.ff", block.ff),
             **common,
         )
     for child in ("norm1", "norm2", "norm3"):
@@ -304,17 +240,3 @@ def _transformer_sites(block: Any, paths: dict[int, str], common: dict[str, Any]
                 module=getattr(block, child),
                 **common,
             )
-
-
-def _mlp_handles(key: str, ff: Any) -> dict[str, Handle]:
-    first, last = ff.net[0].proj, ff.net[2]
-    down = Handle(f"{key}.net.2.weight", last)
-    inner = last.in_features
-    name = f"{key}.net.0.proj.weight"
-    if first.out_features == 2 * inner:  # gated: value rows first, then the gate's
-        return {
-            "up": Handle(name, first, rows=slice(0, inner)),
-            "gate": Handle(name, first, rows=slice(inner, None)),
-            "down": down,
-        }
-    return {"up": Handle(name, first), "down": down}

@@ -77,7 +77,7 @@ class BlockRoles(Lens):
         recorder.changes(sites, "moved")
         images = scene.run(record=recorder.attach)
         width, height = picture_size(bundle, scene.ask)
-        size = (height // bundle.shapes.multiple, width // bundle.shapes.multiple)
+        size = (height // bundle.shapes.factor, width // bundle.shapes.factor)
         maps = spread(gather([recorder.taken("maps", site) for site in crosses], size)[..., 0])
         masks = (maps > THRESHOLD).float()
         panels = [
@@ -89,7 +89,7 @@ class BlockRoles(Lens):
 
     def _on_made(self, scene: Scene, sites: tuple[Site, ...]) -> tuple[Tensor, list[Heat]]:
         world, side = world_of(scene.bundle), min(scene.bundle.shapes.image[1:])
-        cells = side // scene.bundle.shapes.multiple
+        cells = side // scene.bundle.shapes.factor
         rows: list[Tensor] = []
         for index, made in enumerate(made_scenes(world, self.made, False, 0, side)):
             recorder = Recorder(tape=Sums(256 << 20))

@@ -65,7 +65,7 @@ class OpenWordMaps(Lens):
         if not recorder.times:
             raise AskError(f"open-word-maps counts no step between {self.first} and {self.last} of the run. Widen it.")
         width, height = picture_size(bundle, scene.ask)
-        factor = bundle.shapes.multiple
+        factor = bundle.shapes.factor
         maps = gather([recorder.taken("maps", site) for site in sites], (height // factor, width // factor))
         films: list[Film] = []
         rows: list[tuple[str, str, float, float]] = []

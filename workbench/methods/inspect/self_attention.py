@@ -57,7 +57,7 @@ class SelfAttention(Lens):
         recorder.attention(sites, "evenness", entropies)
         recorder.attention(sites, "keys", keys)
         images = scene.run(record=recorder.attach)
-        factor = scene.bundle.shapes.multiple
+        factor = scene.bundle.shapes.factor
         gaze = torch.stack([recorder.taken("gaze", site)[0] for site in sites]).mean(0)  # [B, N]
         grids = to_grid(gaze, (height // factor, width // factor)).numpy()
         step = recorder.times[0] + 1

@@ -65,7 +65,7 @@ class TokenAttribution(Lens):
 
         images = scene.run(record=attach)
         width, height = picture_size(bundle, scene.ask)
-        size = (height // bundle.shapes.multiple, width // bundle.shapes.multiple)
+        size = (height // bundle.shapes.factor, width // bundle.shapes.factor)
         maps = gather([recorder.taken("maps", site) for site in sites], size)
         panels: list[Film] = []
         rows: list[tuple[str, str, float, float]] = []

@@ -95,7 +95,7 @@ class TokenMaps(Lens):
     def _frames(self, scene: Scene, recorder: Recorder, sites: tuple[Site, ...]) -> Iterator[tuple[str, Tensor]]:
         """The maps [B, h, w, W] of each frame with its name; the last column is the sum over the prompt's tokens."""
         width, height = picture_size(scene.bundle, scene.ask)
-        factor = scene.bundle.shapes.multiple
+        factor = scene.bundle.shapes.factor
         size = (height // factor, width // factor)
         values = {site.name: recorder.taken("maps", site) for site in sites}
         match self.by:
