@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Raw:
     def _patterned(self, stem: str, name: str, default: Any) -> float | None:
         patterns = self.config.get(name)
         if isinstance(patterns, dict):
-            ends: dict[Any, Any] = patterns
+            ends = cast(dict[Any, Any], patterns)
             default = next((v for k, v in ends.items() if f".{stem}".endswith(f".{str(k).lstrip('^')}")), default)
         good = isinstance(default, int | float) and not isinstance(default, bool) and abs(default) < 1e6
         return float(default) if good else None

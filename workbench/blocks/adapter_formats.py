@@ -10,7 +10,7 @@ full differences           dW and db as they are; and whole parameters W', whose
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -37,6 +37,20 @@ _ENDS = tuple((re.compile(f"^(.*?){pattern}$"), slot) for pattern, slot in _SLOT
 _PROCESSOR = re.compile(r"\.processor\.(to_(?:q|k|v|out))$")
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 _OLD_TEXT = re.compile(r"(\.self_attn)\.(to_(?:q|k|v|out))$")
+
+
+def learned(parts: Sequence[str], tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The trigger that a file of textual inversion names, "" where it names none, and its rows [n, D] by text encoder.
+
+    Known are a single `token -> rows` (diffusers), `emb_params` (web interfaces) and SDXL's `clip_l` and `clip_g`.
+    """
+    rows = {name: value.reshape(-1, value.shape[-1]) for name, value in tensors.items() if value.ndim in (1, 2)}
+    if set(rows) == {"clip_l", "clip_g"} and {"text", "text2"} <= set(parts):
+        return "", {"text": rows["clip_l"], "text2": rows["clip_g"]}
+    if len(rows) != 1 or len(tensors) != 1 or not parts or slot(next(iter(rows))) is not None:
+        return "", {}
+    name, value = next(iter(rows.items()))
+    return "" if name in ("emb_params", "*") else name, {parts[0]: value}
 
 
 class Misfit(Exception):

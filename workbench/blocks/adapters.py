@@ -72,6 +72,9 @@ def look_at(bundle: Bundle, source: str | Path) -> Adapter:
     if str(source).startswith(RANDOM):
         return random_adapter(bundle, str(source))
     raw = adapter_files.read(source)
+    named, rows = adapter_formats.learned([part for part in bundle.parts if part.startswith("text")], raw.tensors)
+    if rows:
+        return _spoken(bundle, raw, named or raw.name, rows)
     groups: dict[str, dict[str, Tensor]] = {}
     lines: list[Line] = []
     for name, value in raw.tensors.items():
@@ -102,11 +105,27 @@ def random_adapter(bundle: Bundle, source: str, rank: int = 4, size: float = 0.3
     for key, weight in handles.items():
         generator = row_generator(int(word), "adapter", key)
         up, down = (torch.randn(shape, generator=generator) for shape in ((len(weight), rank), (rank, weight.shape[1])))
-        scale = size * float(weight.float().norm() / (up @ down).norm())
+        scale = size * float(weight.float().square().sum() / (up @ down).square().sum()) ** 0.5
         factors[key] = (scale * up, down)
     low = LowRank(factors)
     lines = tuple(Line(key, "matched", key, "random", rank, energy) for key, energy in low.energy().items())
     return Adapter(source, low, report=LoadReport(source, bundle.name, lines))
+
+
+def _spoken(bundle: Bundle, raw: adapter_files.Raw, trigger: str, rows: Mapping[str, Tensor]) -> Adapter:
+    """An adapter of learned tokens alone, refused where they are not as wide as the model's own."""
+    lines: list[Line] = []
+    for part, value in rows.items():
+        tables = [m for m in bundle.parts[part].modules() if isinstance(m, nn.Embedding)]
+        width = max(tables, key=lambda table: table.num_embeddings).embedding_dim if tables else 0
+        fits = width == value.shape[1]
+        why = "" if fits else f"its tokens have {value.shape[1]} numbers, the model's {width}"
+        energy = float(value.square().sum()) ** 0.5 if fits else 0.0
+        lines.append(
+            Line(trigger, "matched" if fits else "wrong shape", f"{part}:tokens", "rows", len(value), energy, why)
+        )
+    report = LoadReport(raw.name, bundle.name, tuple(lines), _notes(bundle, raw))
+    return Adapter(raw.name, LowRank(), {}, rows, trigger, report, raw.training)
 
 
 def _notes(bundle: Bundle, raw: adapter_files.Raw) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ untrained network said on the way is kept with them, so it is not asked twice.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -320,6 +320,7 @@ class Clean:
         return States(x, t, self.lesson[index], truth)
 
 
+@runtime_checkable
 class Stock(Protocol):
     """States to learn at."""
 
@@ -328,6 +329,7 @@ class Stock(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """What makes a stock of states before learning, and for a student's walks now and then meanwhile."""
 
