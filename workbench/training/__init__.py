@@ -3,7 +3,7 @@
 RECIPES: dict[str, str] = {
     name: f"workbench.training.{name.replace('-', '_')}"
     for name in ("world", "vae", "text", "pool", "unet", "scorer", "simpool", "judge", "decoder", "student",
-                 "evaluate", "var-vq",
+                 "adapters", "evaluate", "var-vq",
                  "var")
 } | {f"gpu{name}": f"workbench.training.gpu{name.replace('-', '_')}" for name in
      ("", "-vae", "-scorer", "-judge", "-unet", "-evaluate", "-install")}  # fmt: skip
