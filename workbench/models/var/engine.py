@@ -124,8 +124,8 @@ def _tokens(
     for j in range(max(start, 1), k + 1):
         state = x if j == k else memory.seen[j][_span(rows)]
         inputs.append(resize(state, memory.grids[j]).flatten(2).transpose(1, 2))
-    many = torch.cat(inputs, 1) if len(inputs) > 1 else inputs[0] if inputs else None
-    if start > 0:
+    many = torch.cat(inputs, 1).to(vector.dtype) if inputs else None
+    if many is not None and start > 0:
         return net.word_embed(many)
     h, w = memory.grids[0]
     return net.enter(many, vector, h * w)
