@@ -61,6 +61,7 @@ def from_pipeline(
     facts = {
         "zero_empty_negative": bool(xl and pipe.config.get("force_zeros_for_empty_prompt", False)),
         "inpaint_channels": pipe.unet.config.in_channels > pipe.vae.config.latent_channels,
+        "guidance_width": pipe.unet.config.get("time_cond_proj_dim") or 0,  # of a whole LCM, which reads its guidance
     }
     return Bundle(
         name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,

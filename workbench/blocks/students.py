@@ -1,0 +1,163 @@
+"""Few-step students on a loaded model: an adapter worn while a run lasts, or another model that answers in its place.
+
+An adapter knows from which weights it was distilled, and is refused on others; its base is bit for bit what it was
+afterwards. A student told the length of a run (a shortcut model) keeps the column it is told through beside its
+factors, in `steps.safetensors`, and is told log2 of the number of steps at `timestep_cond`.
+"""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from workbench.blocks.adapters import RANDOM, Adapter, read_adapter, wear
+from workbench.blocks.denoise import Course, draw
+from workbench.core.ask import Ask
+from workbench.core.bundle import Bundle, Condition, Images
+from workbench.core.errors import AskError, CheckpointMismatch
+from workbench.core.patch import Patch
+from workbench.core.places import ASSETS
+from workbench.core.tape import Tap
+
+TOLD = "steps.safetensors"
+NONE = 'Give a student of this model, or student="" where the model itself takes few steps.'
+When = Callable[[Condition | None], bool]
+Predict = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+def always(cond: Condition | None) -> bool:
+    """At every step."""
+    return True
+
+
+@contextmanager
+def studying(bundle: Bundle, student: str, when: When = always) -> Generator[Patch, None, None]:
+    """The bundle with a student in force at the steps that `when` names; "" is nobody. Everything is undone at the end.
+
+    `student` is an adapter (a shipped name, a file, a folder) or the folder of a whole model. Raises `AskError` for a
+    student of other weights, and what reading it raises.
+    """
+    with Patch(bundle) as patch:
+        if student:
+            enrol(patch, bundle, student, when)
+        yield patch
+
+
+def enrol(patch: Patch, bundle: Bundle, student: str, when: When = always) -> None:
+    """Put a student in force through a patch."""
+    place = locate(student)
+    if isinstance(place, Path) and (place / "model_index.json").is_file():
+        _whole(patch, bundle, str(place), when)
+        return
+    adapter = read_adapter(bundle, place)
+    refuse_other_base(bundle, adapter)
+    wear(patch, bundle, adapter, lambda now: 1.0 if when(now.cond) else 0.0)
+    if isinstance(place, Path) and (place / TOLD).is_file():
+        _tell(patch, place / TOLD)
+
+
+def locate(student: str) -> Path | str:
+    """The folder of a shipped student or model of that name, or what was given."""
+    shipped = ASSETS / "models" / student
+    if student.startswith(RANDOM):
+        return student
+    if not Path(student).expanduser().exists() and Path(student).name == student and shipped.is_dir():
+        return shipped
+    path = Path(student).expanduser()
+    return path if path.exists() else student
+
+
+def refuse_other_base(bundle: Bundle, adapter: Adapter) -> None:
+    """Raise `AskError` when an adapter says it was distilled from other weights than the bundle's."""
+    base = str(adapter.training.get("base", ""))
+    if base and base != bundle.digest:
+        raise AskError(
+            f"The student {adapter.name} was distilled from a model with the digest {base[:8]}; {bundle.name} has "
+            f"{bundle.digest[:8]}. {NONE}"
+        )
+
+
+def _whole(patch: Patch, bundle: Bundle, place: str, when: When) -> None:
+    """Let another model of the same latents and text answer in the network's place."""
+    other = bundle.open(place)
+    if (other.family, other.shapes) != (bundle.family, bundle.shapes):
+        raise AskError(
+            f"The student {other.name} draws {other.shapes.latent} latents under text of {other.shapes.text}; "
+            f"{bundle.name} has {bundle.shapes.latent} and {bundle.shapes.text}. {NONE}"
+        )
+
+    def wrap(inner: Predict) -> Predict:
+        return lambda x, t, cond: (other.predict if when(cond) else inner)(x, t, cond)
+
+    patch.wrap("predict", wrap)
+
+
+def _tell(patch: Patch, path: Path) -> None:
+    """Give the network its column for the length of a run, and tell it at every call."""
+    from safetensors.torch import load_file
+
+    for key, value in load_file(path).items():
+        owner: Any = patch.bundle.parts[key.partition(":")[0]]
+        *way, name, _ = key.partition(":")[2].split(".")
+        for step in way:
+            owner = getattr(owner, step, None)
+        if getattr(owner, name, value) is not None:
+            raise CheckpointMismatch(
+                f"{path}: {patch.bundle.name} has no free place {key}. It belongs to another model."
+            )
+        column = nn.Linear(value.shape[1], value.shape[0], bias=False, device=patch.bundle.device)
+        column.weight = nn.Parameter(value.to(patch.bundle.device, patch.bundle.dtype), requires_grad=False)
+        patch.put(owner, name, column)
+    tell(patch, lambda cond: None if cond.step is None else torch.tensor([math.log2(cond.step.total)]))
+
+
+def tell(patch: Patch, what: Callable[[Condition], Float[Tensor, " w"] | None]) -> None:
+    """Tell the network `what(cond)` [w] beside the timestep (diffusers' `timestep_cond`), the same in every row."""
+
+    def wrap(inner: Predict) -> Predict:
+        def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+            said = what(cond)
+            if said is not None:
+                rows = said.to(x).expand(len(x), -1)
+                cond = replace(cond, extra={**cond.extra, "timestep_cond": rows})
+            return inner(x, t, cond)
+
+        return predict
+
+    patch.wrap("predict", wrap)
+
+
+def guidance_embedding(guidance: float, width: int) -> Float[Tensor, " w"]:
+    """The guidance scale as a guided-distilled network reads it: sines, then cosines, of 1000 (w - 1) f_i.
+
+    f_i = 10000^(-i / (width / 2 - 1)), as in diffusers' latent-consistency pipelines; an odd width ends in a zero.
+    """
+    half = width // 2
+    angles = 1000.0 * (guidance - 1) * torch.exp(-math.log(10000.0) / max(half - 1, 1) * torch.arange(half))
+    return torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
+
+
+def few(bundle: Bundle, ask: Ask, tap: Tap, course: Course, tune: Callable[[Any], None]) -> Images:
+    """Draw a request by a course whose fresh scheduler `tune` gives its timesteps: uint8 [B, 3, H, W]."""
+
+    def schedule(name: str, steps: int, size: tuple[int, int]) -> Any:
+        scheduler = bundle.scheduler(name, 1, size)
+        tune(scheduler)
+        return scheduler
+
+    return draw(replace(bundle, schedule=schedule), ask, tap, course)
+
+
+def spaced(sampler: str, scheduler: Any, steps: int, origin: int) -> None:
+    """Set `steps` even timesteps out of the `origin` of a distillation. Raises `AskError` when those are fewer."""
+    if steps > origin:
+        raise AskError(f"{sampler}: steps is {steps}, must be at most the {origin} of the distillation. Try 4.")
+    # from its configuration: given at the call, TCD would take every one of the thousand for the origin
+    scheduler.register_to_config(original_inference_steps=origin)
+    scheduler.set_timesteps(steps, device=scheduler.timesteps.device)
