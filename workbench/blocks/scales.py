@@ -94,7 +94,10 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """One run: turns that follow each other, guidance for each scale (a number, or one an image [B, 1, 1, 1])."""
+    """One run: turns that follow each other, guidance for each scale (a number, or one an image [B, 1, 1, 1]).
+
+    `alone` computes every image on its own, so that its bits do not depend on the batch; slower.
+    """
 
     bundle: Bundle
     turns: tuple[Turn, ...]
@@ -159,13 +162,19 @@ def own_size(bundle: Bundle, ask: Ask) -> None:
 @torch.no_grad()
 def descend(run: Descent, x: Tensor, stop: int | None = None) -> Float[Tensor, "B C h w"]:
     """Walk the scales from the first turn's start, or up to `stop`: the state after the last one."""
-    bundle, seeds = run.bundle, run.turns[0].cond.seeds[: len(x)]
-    grids = run.memory.grids
+    bundle, grids, first = run.bundle, run.memory.grids, run.turns[0]
     last = len(grids) if stop is None else stop
-    bundle.tell(Started(last - run.turns[0].start, seeds))
+    runs = _singles(run, len(x)) if run.alone else (run,)
+    states = [row.clone() for row in x.split(1)] if run.alone else [x]
+    bundle.tell(Started(last - first.start, first.cond.seeds[: len(x)]))
     try:
-        for k in range(run.turns[0].start, last):
-            x = _scale(run, x, k, grids[k])
+        for k in range(first.start, last):
+            found = [_scale(each, state, k) for each, state in zip(runs, states, strict=True)]
+            states = [state for state, _ in found]
+            x, clean = (torch.cat(parts) if run.alone else parts[0] for parts in zip(*found, strict=True))
+            step = Step(k, len(grids), float(max(grids[k])), x, clean)
+            bundle.tell(step)
+            run.tap(step)
     finally:
         bundle.tell(Ended())
     if not torch.isfinite(x).all():
@@ -176,32 +185,45 @@ def descend(run: Descent, x: Tensor, stop: int | None = None) -> Float[Tensor, "
     return x
 
 
-def pictures(bundle: Bundle, x: Tensor) -> Images:
-    """What a state shows: uint8 [B, 3, H, W]."""
+def pictures(run: Descent, x: Tensor) -> Images:
+    """What a run's last state shows: uint8 [B, 3, H, W]."""
     with torch.no_grad():
-        return to_images(bundle.decode(x))
+        rows = [row.clone() for row in x.split(1)] if run.alone else [x]
+        return torch.cat([to_images(run.bundle.decode(row)) for row in rows])
 
 
-def _scale(run: Descent, x: Tensor, k: int, grid: Grid) -> Tensor:
-    """One scale: predict, guide, draw and add."""
-    bundle, total = run.bundle, len(run.memory.grids)
+def _scale(run: Descent, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """One scale: predict, guide, draw and add; the next state and what it shows."""
+    bundle, grids = run.bundle, run.memory.grids
     current = max((turn for turn in run.turns if turn.start <= k), key=lambda turn: turn.start)
     _forget_others(run, current)
     cond, memory = current.cond, current.cond.memory
     guided = len(cond.roles) > len(x)
-    now = replace(cond, step=Step(k, total, float(max(grid)), x))
+    now = replace(cond, step=Step(k, len(grids), float(max(grids[k])), x))
     rows = torch.cat([x, x]) if guided else x
     memory.seen[k] = rows
-    predict = _alone(bundle.predict, len(x)) if run.alone else bundle.predict
-    logits = predict(rows, torch.full((len(rows),), k), now)
+    logits = bundle.predict(rows, torch.full((len(rows),), k), now)
     if guided:
         negative, positive = logits.chunk(2)
         logits = bundle.seams.guide(positive, negative, run.guidance[k], now)
-    x, clean = bundle.seams.advance(x, logits, torch.tensor(k), now, run.choice, list(run.generators))
-    step = Step(k, total, float(max(grid)), x, clean)
-    bundle.tell(step)
-    run.tap(step)
-    return x
+    return bundle.seams.advance(x, logits, torch.tensor(k), now, run.choice, list(run.generators))
+
+
+def _singles(run: Descent, images: int) -> tuple[Descent, ...]:
+    """One run an image, each with a memory of its own: not even the rounding of sums depends on who else is there."""
+
+    def single(i: int) -> Descent:
+        index = range(i, len(run.turns[0].cond.roles), images)
+        first = Memory(run.memory.grids, len(index))
+        turns = [
+            Turn(each.start, replace(replace(each.cond, memory=None).rows(index), memory=memory))
+            for each in run.turns
+            for memory in [first if each is run.turns[0] else first.handed(each.cond.memory.by, len(index))]
+        ]
+        guidance = [scale[i : i + 1] if isinstance(scale, Tensor) else scale for scale in run.guidance]
+        return replace(run, turns=tuple(turns), guidance=guidance, generators=(run.generators[i],))
+
+    return tuple(single(i) for i in range(images))
 
 
 def _forget_others(run: Descent, current: Turn) -> None:
@@ -209,19 +231,6 @@ def _forget_others(run: Descent, current: Turn) -> None:
     for turn in run.turns:
         if turn.start < current.start:
             turn.cond.memory.keep.clear()
-
-
-def _alone(predict: Predict, images: int) -> Predict:
-    """Predict image by image, so that not even the rounding of sums depends on who else is in the batch."""
-
-    def apart(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        found = []
-        for i in range(images):
-            index = list(range(i, len(x), images))
-            found.append(predict(x[index], t[index], cond.rows(index)))
-        return torch.stack(found, 1).flatten(0, 1)
-
-    return apart
 
 
 def _at(value: Any, k: int) -> Any:
