@@ -180,12 +180,12 @@ def sd3_pipe(seed: int = 0, t5: bool = True, **transformer: Any) -> StableDiffus
 
 def pixart_pipe(seed: int = 0, sigma: bool = False, **transformer: Any) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
     """A fresh PixArt-alpha or PixArt-Sigma pipeline with a learned variance."""
-    config = {"sample_size": SIDE, "use_additional_conditions": False, **transformer}
+    config = {"sample_size": SIDE, "attention_head_dim": 8, "use_additional_conditions": False, **transformer}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PixArtTransformer2DModel(
-            num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3,
-            cross_attention_dim=32, patch_size=2, caption_channels=T5_WIDTH, **config)  # fmt: skip
+            num_attention_heads=4, in_channels=4, out_channels=8, num_layers=3, patch_size=2,
+            cross_attention_dim=4 * config["attention_head_dim"], caption_channels=T5_WIDTH, **config)  # fmt: skip
         scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
         cls = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
         pipe = cls(t5_tokenizer(), _t5(), _vae(), model, scheduler)
@@ -254,42 +254,6 @@ def tiny_pixart(seed: int = 0) -> Bundle:
 def tiny_flux(seed: int = 0) -> Bundle:
     """The shared tiny FLUX bundle: family mmdit, text first, blocks of two streams and of one."""
     return _bundle(flux_pipe(seed), "tiny-flux")
-
-
-def var_parts(seed: int = 0, *, depth: int = 2, prediction: str = "residual", **more: Any) -> tuple[Any, Any]:
-    """A tiny VQ and a tiny next-scale transformer with lively random weights; latents 4x8x8, pictures 16x16."""
-    from workbench.models.var import MultiScaleVQ, VARTransformer
-
-    direct = prediction == "direct"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        common = {"patch_nums": (1, 2, 3, 4, 6, 8), "vocab_size": 24, "latent_channels": 4}
-        vq = MultiScaleVQ(**common, channels=8, channel_mult=(1, 1), layers_per_block=1, norm_groups=4,
-                          residual=not direct)  # fmt: skip
-        net = VARTransformer(**common, depth=depth, width=16 * depth, heads=2, num_classes=5, prediction=prediction,
-                             position="area" if direct else "absolute", pooled_dim=12, text_model="tiny-clip",
-                             **more)  # fmt: skip
-        with torch.no_grad():
-            for name, value in net.named_parameters():  # gates near 0 and a small head would hide every mistake
-                value.normal_(0, 1.0 if name.startswith(("text_emb.w", "class_emb")) else 0.25)
-            vq.quantize.embedding.weight.normal_()
-    return vq.eval(), net.eval()
-
-
-def _var_opener(name: str) -> Bundle:
-    from tests.clip import tiny_clip
-
-    return tiny_clip() if name == "tiny-clip" else opener(name)
-
-
-@functools.cache
-def tiny_var(seed: int = 0, prediction: str = "residual") -> Bundle:
-    """The shared tiny VAR bundle: residual prediction, or direct, which takes any schedule; `open("refiner")` too."""
-    from workbench.models.var.bundle import from_parts
-
-    vq, net = var_parts(seed, prediction=prediction)
-    refiner = var_parts(seed + 1, depth=1, prediction=prediction)[1]
-    return from_parts(vq, net, refiner=refiner, name="tiny-var", digest=f"tiny-var-{seed}", opener=_var_opener)
 
 
 def var_parts(seed: int = 0, *, depth: int = 2, prediction: str = "residual", **more: Any) -> tuple[Any, Any]:

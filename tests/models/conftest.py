@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import sd_pipe, sdxl_pipe
+from tests.tiny import flux_pipe, pixart_pipe, sd3_pipe, sd_pipe, sdxl_pipe
 from workbench.models import single, weights
 
 
@@ -29,6 +29,18 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     sd_pipe().save_pretrained(place / "sd")
     sdxl_pipe().save_pretrained(place / "xl")
+    return place
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny transformers' pipelines in diffusers' layout: sd3, sd3-short (no T5), pixart, flux; read only."""
+    place = tmp_path_factory.mktemp("patches")
+    torch.set_num_threads(1)
+    sd3_pipe().save_pretrained(place / "sd3")
+    sd3_pipe(t5=False).save_pretrained(place / "sd3-short")
+    pixart_pipe(sigma=True).save_pretrained(place / "pixart")
+    flux_pipe().save_pretrained(place / "flux")
     return place
 
 

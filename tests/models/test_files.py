@@ -82,8 +82,8 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_pipeline_is_refused_by_name(folder: Path) -> None:
-    index_of(folder, _class_name="FluxPipeline")
-    refused(folder, UnsupportedFamily, "is a 'FluxPipeline'; read here: StableDiffusionPipeline")
+    index_of(folder, _class_name="KandinskyPipeline")
+    refused(folder, UnsupportedFamily, "is a 'KandinskyPipeline'; read here: StableDiffusionPipeline")
 
 
 @pytest.mark.parametrize("value", ["os.system", "diffusers.FluxTransformer2DModel", "my_code.UNet2DConditionModel"])

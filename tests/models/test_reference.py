@@ -45,3 +45,25 @@ def test_no_scheduler_clips_latents_whatever_the_folder_was_trained_with(folder:
     plain = reference(bundle, scheduler=scheduler, steps=3)(ask)
     ours = Diffuse(scheduler=scheduler, steps=3).sample(bundle, ask, lambda step: None)
     assert (plain.int() - ours.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler"),
+    [("sd3", "euler"), ("sd3-short", "dpm++"), ("pixart", "dpm++"), ("flux", "euler"), ("flux", "unipc")],
+)
+def test_transformers_have_plain_pipelines_that_draw_what_ours_draws(patches: Path, name: str, scheduler: str) -> None:
+    bundle = load(str(patches / name))
+    ask = Ask(prompts=["the red cat", "a dog"], negatives=["flat"], seeds=[3, 4])
+    settings = {"scheduler": scheduler, "steps": 2, "guidance": 4.0, "true_guidance": 2.0}
+    plain = reference(bundle, **settings)(ask)
+    ours = Diffuse(**settings).sample(bundle, ask, lambda step: None)
+    assert plain.shape == ours.shape == (2, 3, 16, 16)
+    assert (plain.int() - ours.int()).abs().max() <= 1
+
+
+def test_what_does_not_compare_is_refused(patches: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedFamily, match="would draw lcm's noise from the global generator"):
+        reference(str(patches / "sd3"), scheduler="lcm")
+    draw = reference(str(patches / "pixart"), steps=1)
+    with pytest.raises(UnsupportedFamily, match="PixArtSigmaPipeline is compared from text alone"):
+        draw(Ask(prompts="a cat", image=tmp_path / "any.png"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from workbench.core.bundle import Bundle
-from workbench.models import files, single, unet
+from workbench.models import kinds, single, unet
 from workbench.models.pipeline import assemble, quiet, read_words
 from workbench.models.weights import read_json
 
@@ -25,7 +25,7 @@ def blank(
     where = torch.device(device)
     with quiet(), torch.random.fork_rng(devices=[] if where.type != "cuda" else [where]):
         torch.manual_seed(seed)
-        parts = {name: _part(folder / name, name, *index[name], where, dtype) for name in (*files.PARTS, "scheduler")
+        parts = {name: _part(folder / name, name, *index[name], where, dtype) for name in (*kinds.SD.parts, "scheduler")
                  if isinstance(index.get(name), list) and index[name][1]}  # fmt: skip
         pipe = assemble(index["_class_name"], parts, index)
     return unet.from_pipeline(pipe, name=f"blank-{kind}", digest=f"blank-{kind}-{seed}-{dtype}")

@@ -20,7 +20,8 @@ from workbench.models.pipeline import read_pipeline
 from workbench.models.weights import read_json, shards
 
 #: Our part -> the folder of a pipeline.
-ROOMS = {"unet": "unet", "vae": "vae", "text": "text_encoder", "text2": "text_encoder_2"}
+ROOMS = {"unet": "unet", "transformer": "transformer", "vae": "vae", "text": "text_encoder", "text2": "text_encoder_2",
+         "text3": "text_encoder_3"}  # fmt: skip
 LORA = "pytorch_lora_weights.safetensors"
 _COPIED = (".json", ".txt", ".md", ".safetensors", ".model")
 _NAMED = ("LICENSE", "LICENCE", "NOTICE", "LICENSE.txt", "NOTICE.txt")
@@ -29,7 +30,7 @@ _NAMED = ("LICENSE", "LICENCE", "NOTICE", "LICENSE.txt", "NOTICE.txt")
 def found_of(bundle: Bundle) -> files.Found:
     """Where a bundle was read from. Raises `UnsupportedFamily` when it is no pipeline that was read from files."""
     found = files.find(bundle.source) if bundle.source else None
-    if found is None or found.family != "unet":
+    if found is None or found.layout not in ("pipeline", "single"):
         raise UnsupportedFamily(
             f"{bundle.name} was not read from the files of a diffusers pipeline, so there is nothing to copy. "
             "Load it from a folder or a .safetensors file."
@@ -60,7 +61,7 @@ def write_lora(layers: Mapping[str, tuple[Tensor, Tensor]], out: Path, metadata:
     """Factors (up [out, r], down [r, in]) by `part:path.weight` as a LoRA file that `load_lora_weights` reads."""
     from safetensors.torch import save_file
 
-    prefixes = {"unet": "unet", "text": "text_encoder", "text2": "text_encoder_2"}
+    prefixes = {part: room for part, room in ROOMS.items() if part not in ("vae", "text3")}
     tensors: dict[str, Tensor] = {}
     for key, (up, down) in layers.items():
         part, _, name = key.partition(":")

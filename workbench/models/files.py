@@ -9,7 +9,7 @@ from typing import Any, Literal
 from workbench.core.errors import MissingPart, ModelError, UnsupportedFamily
 from workbench.core.places import ASSETS
 from workbench.models import single
-from workbench.models.unet import PIPELINES
+from workbench.models.kinds import KINDS, PIPELINES, Kind, kind_of, needed
 from workbench.models.weights import PICKLES, header, read_json, refusal, shards
 
 DEFAULT = "emoji-unet"
@@ -17,22 +17,16 @@ DEPTH = 3
 Layout = Literal["pipeline", "single", "clip", "judge"]
 FAMILIES: dict[Layout, str] = {"pipeline": "unet", "single": "unet", "clip": "clip", "judge": "judge"}
 
-#: What each part of a Stable Diffusion pipeline may be; anything else is not loaded. Schedulers are checked by name.
-PARTS: dict[str, tuple[str, ...]] = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL", "AutoencoderTiny"),
-    "text_encoder": ("CLIPTextModel",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
 #: File stems under which a part's weights lie.
 STEMS = ("diffusion_pytorch_model", "model")
 
 
+_PART_CLASSES = {cls for kind in KINDS for classes in kind.parts.values() for cls in classes}
+
 #: Files beside the weights that decide what a part does.
 SETTINGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json",
-            "tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+            "tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+            "spiece.model")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,8 @@ class Found:
     @property
     def family(self) -> str:
         """The family its bundle will have."""
-        return FAMILIES[self.layout]
+        kind = kind_of(self.cls)
+        return FAMILIES[self.layout] if kind is None else kind.family
 
 
 @dataclass(frozen=True)
@@ -108,23 +103,32 @@ def list_models(models: str | Path | None = None) -> tuple[Listed, ...]:
 
 
 def pipeline_parts(folder: Path) -> dict[str, tuple[str, str]]:
-    """Part -> (library, class) of a Stable Diffusion folder's model_index.json, checked against what is allowed.
+    """Part -> (library, class) of a pipeline folder's model_index.json, checked against what is allowed.
 
-    Raises `UnsupportedFamily` for another pipeline or a part of an unknown class.
+    Parts that the architecture can do without (SD3's text encoders) are left out where their folder is not there.
+    Raises `UnsupportedFamily` for another pipeline or a part of an unknown class, `MissingPart` for one that lacks.
     """
     index = read_json(folder / "model_index.json")
     cls = index.get("_class_name")
-    if cls not in PIPELINES:
+    kind = kind_of(str(cls))
+    if kind is None:
         raise UnsupportedFamily(f"{folder} is a {cls!r}; read here: {', '.join(PIPELINES)}.")
     if index.get("requires_aesthetics_score"):
         raise UnsupportedFamily(f"{folder} is an SDXL refiner, which is not read here. Load the base model.")
-    parts = {name: _part(folder, name, index[name]) for name in (*PARTS, "scheduler") if _named(index.get(name))}
-    wanted = ["unet", "vae", "tokenizer", "text_encoder", "scheduler"]
-    wanted += ["tokenizer_2", "text_encoder_2"] if "XL" in str(cls) else []
+    named = [name for name in (*kind.parts, "scheduler") if _named(index.get(name))]
+    parts = {name: _part(folder, name, index[name], kind) for name in named}
+    wanted = needed(str(cls))
     missing = [name for name in wanted if name not in parts or not (folder / name).is_dir()]
     if missing:
         raise MissingPart(f"{folder} lacks {' and '.join(missing)}; a {cls} needs {', '.join(wanted)}.")
-    return parts
+    there = {name: part for name, part in parts.items() if name in wanted or (folder / name).is_dir()}
+    for tower in (name for name in there if name.startswith("text_encoder")):
+        words = tower.replace("text_encoder", "tokenizer")
+        if words not in there:
+            raise MissingPart(f"{folder} lacks {words}, without which its {tower} cannot read. Download it as well.")
+    if not any(name.startswith("text_encoder") for name in there):
+        raise MissingPart(f"{folder} has no text encoder; a {cls} needs at least one of its own.")
+    return there
 
 
 def weight_files(folder: Path) -> list[tuple[str, Path]]:
@@ -178,21 +182,21 @@ def _folder_model(folder: Path, name: str) -> Found:
     if cls.endswith("Judge"):
         shards(folder, STEMS)
         return Found(name, folder, "judge", cls)
-    hint = " It is one part of a model: give the folder above it." if cls in sum(PARTS.values(), ()) else ""
+    hint = " It is one part of a model: give the folder above it." if cls in _PART_CLASSES else ""
     raise UnsupportedFamily(
         f"{folder} is a {cls or kind or 'model of unknown class'}; read here: {PIPELINES[0]}, {PIPELINES[1]} folders, "
         f"their single .safetensors files, and CLIPModel.{hint}"
     )
 
 
-def _part(folder: Path, name: str, value: Any) -> tuple[str, str]:
+def _part(folder: Path, name: str, value: Any, kind: Kind) -> tuple[str, str]:
     library, cls = value
     if name == "scheduler":
         right = library == "diffusers" and re.fullmatch(r"[A-Za-z0-9]+Scheduler", str(cls)) is not None
         wanted = "a scheduler of diffusers"
     else:
-        right = library in ("diffusers", "transformers") and cls in PARTS[name]
-        wanted = " or ".join(PARTS[name])
+        right = library in ("diffusers", "transformers") and cls in kind.parts[name]
+        wanted = " or ".join(kind.parts[name])
     if not right:
         raise UnsupportedFamily(f"{folder}: {name} is {library}.{cls}; it has to be {wanted}.")
     return str(library), str(cls)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from workbench.core.errors import MissingPart, ModelError
-from workbench.models import files
+from workbench.models import files, kinds
 
 
 def fetch(name: str) -> files.Found:
@@ -59,11 +59,11 @@ def choose(listing: Iterable[str]) -> list[str]:
     there = sorted(listing)
     rooms = [""]
     if "model_index.json" in there:
-        rooms = [f"{part}/" for part in (*files.PARTS, "scheduler")]
+        rooms = [f"{part}/" for part in (*kinds.PARTS, "scheduler")]
     chosen = [name for name in there if name == "model_index.json"]
     for room in rooms:
         inside = [name for name in there if name.startswith(room) and "/" not in name.removeprefix(room)]
-        chosen += [name for name in inside if name.endswith((".json", ".txt")) and "index" not in name]
+        chosen += [name for name in inside if name.endswith((".json", ".txt", "spiece.model")) and "index" not in name]
         chosen += _weights(inside, room)
     return list(dict.fromkeys(chosen))
 

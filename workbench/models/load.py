@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle, Shapes
-from workbench.models import files, flux, judge, pixart, placement, scorer, sd3, single, unet
+from workbench.models import files, judge, kinds, placement, scorer, single
 from workbench.models.pipeline import part_errors, quiet, read_pipeline
 from workbench.models.weights import digest, header
 
@@ -53,7 +53,10 @@ def pipeline(found: files.Found, place: placement.Placement) -> Any:
         if isinstance(part, nn.Module):
             narrow = place.dtype == torch.float16 and name == "vae" and pipe.vae.config.get("force_upcast", False)
             with quiet():
-                place.put(part, torch.float32 if narrow else None)
+                if place.dtype == torch.float16 and getattr(part, "_keep_in_fp32_modules", None):
+                    part.to(place.device)  # T5 overflows in half precision and keeps what does in float32
+                else:
+                    place.put(part, torch.float32 if narrow else None)
     return pipe
 
 
@@ -62,9 +65,8 @@ def from_pipeline(pipe: Any, **given: Any) -> Bundle:
 
     Raises `UnsupportedFamily` for one that none reads.
     """
-    kind = type(pipe).__name__
-    reader = next((reader for reader in (sd3, pixart, flux) if kind in reader.PIPELINES), unet)
-    return reader.from_pipeline(pipe, **given)
+    kind = kinds.kind_of(type(pipe).__name__) or kinds.SD
+    return kind.reader.from_pipeline(pipe, **given)
 
 
 def _pipeline_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:

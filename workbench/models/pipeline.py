@@ -68,7 +68,7 @@ def read_module(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 def read_words(cls: Any, folder: Path) -> Any:
     """A tokenizer from its folder. Raises `MissingPart` without a vocabulary, which transformers would let pass."""
     there = {path.name for path in folder.iterdir()}
-    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= there:
+    if not there & {"tokenizer.json", "spiece.model"} and not {"vocab.json", "merges.txt"} <= there:
         raise MissingPart(f"{folder} holds no vocabulary. It should hold tokenizer.json, or vocab.json and merges.txt.")
     return cls.from_pretrained(folder, local_files_only=True)
 
@@ -116,7 +116,9 @@ def assemble(name: str, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
     cls = getattr(diffusers, name)
     takes = inspect.signature(cls.__init__).parameters
     off = {"requires_safety_checker": False, "add_watermarker": False}
-    given: dict[str, Any] = {**dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder")), **off, **parts}
+    wanted = [key for key, value in takes.items() if value.default is value.empty and key != "self"]
+    given: dict[str, Any] = {**dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder", *wanted)), **off}
+    given |= parts
     if "force_zeros_for_empty_prompt" in settings:
         given["force_zeros_for_empty_prompt"] = bool(settings["force_zeros_for_empty_prompt"])
     with quiet():

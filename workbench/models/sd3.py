@@ -24,7 +24,7 @@ def from_pipeline(pipe: Any, **given: Any) -> Bundle:
     """
     dit.refuse_other(pipe, given["name"], "SD3Transformer2DModel")
     config, scheduler = pipe.transformer.config, schedulers.config_of(pipe.scheduler)
-    if not any(_towers(pipe)):
+    if all(tower is None for _, tower in _towers(pipe)):
         raise MissingPart(f"{given['name']} has no text encoder. It needs one of text_encoder, _2 and _3.")
     seams = Seams(
         read=_reader(pipe), predict=_predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
