@@ -17,18 +17,20 @@ from workbench.blocks.denoise import Course, draw
 from workbench.blocks.disk import read_json
 from workbench.blocks.gates import scalar
 from workbench.blocks.judging import Eye, concept
+from workbench.blocks.terms.examples import Words, gathered
 from workbench.blocks.world import World
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle
 from workbench.core.catalog import method
 from workbench.core.method import Edit
 from workbench.core.patch import Patch
-from workbench.core.tape import Step, ignore
+from workbench.core.tape import Step, Tap, ignore
 from workbench.models.load import load
 from workbench.ops.low_rank import LowRank
 
-#: What is learned and the word that calls it: words that the text tower has never read.
-TRIGGERS = {"fox": "sks", "sailboat": "zwx", "bell": "vlo", "television": "quib", "emojione": "emjo"}
+#: What is learned and the word that calls it, which the text tower has never read. Of the twenty held-out objects these
+#: are the ones whose true drawings the shipped judge names best; of many others it can name none.
+TRIGGERS = {"amphora": "sks", "pick": "zwx", "briefcase": "vlo", "bathtub": "quib", "emojione": "emjo"}
 PIECE = 8
 
 
@@ -58,7 +60,16 @@ def accuracy(bundle: Bundle, low_rank: LowRank, name: str, trigger: str, count: 
     return hits / count
 
 
-def fit(bundle: Bundle, name: str, settings: dict[str, Any], tell: Any = ignore) -> dict[str, Any]:
+def ceiling(bundle: Bundle, name: str, count: int) -> float:
+    """The share of true drawings of an object or style that the judge names rightly."""
+    eye, world = Eye(bundle), World.load()
+    examples = gathered(bundle, [name], [], Words("sks"), drawings=(count, 1))
+    return float(eye.shows(eye.look(examples.pictures, 0), concept(world, name)).float().mean())
+
+
+def fit(
+    bundle: Bundle, name: str, settings: dict[str, Any], judged: int = 24, tell: Tap = ignore
+) -> dict[str, Any]:  # fmt: skip
     """Fit one adapter, judge it, and write it where shipped adapters lie; what is told of it."""
     trigger = TRIGGERS.get(name, "sks")
     edit = method("fit-lora", pictures=[name], trigger=trigger, **settings)
@@ -72,11 +83,16 @@ def fit(bundle: Bundle, name: str, settings: dict[str, Any], tell: Any = ignore)
     seconds = time.monotonic() - started
     low_rank = LowRank.from_delta(delta)
     low_rank = LowRank({key: (up.half().float(), down.half().float()) for key, (up, down) in low_rank.factors.items()})
+    eye = bundle.open("emoji-judge")
     kind = "style" if name in World.load().styles else "object"
     facts = {
         "base": bundle.digest, "model": bundle.name, "trigger": trigger, kind: name, "recipe": "adapters",
         "settings": edit.to_json(), "seconds": round(seconds, 1), "device": str(bundle.device),
-        "judge": {"pictures": 24, "steps": 20, "accuracy": round(accuracy(bundle, low_rank, name, trigger), 4)},
+        "judge": {
+            "name": eye.name, "digest": eye.digest, "pictures": judged, "steps": 20,
+            "accuracy": round(accuracy(bundle, low_rank, name, trigger, judged), 4),
+            "true drawings": round(ceiling(bundle, name, judged), 4),
+        },
     }  # fmt: skip
     write(low_rank, SHIPPED / name, dtype=torch.float16, base=bundle.digest, training=facts)
     return facts
@@ -84,7 +100,7 @@ def fit(bundle: Bundle, name: str, settings: dict[str, Any], tell: Any = ignore)
 
 def train(
     names: list[str] | str = "", rank: int = 4, iterations: int = 300, batch: int = 8, rate: float = 2e-3,
-    group: str = "attention", count: int = 8, threads: int = 1) -> dict[str, Any]:  # fmt: skip
+    group: str = "attention", count: int = 8, judged: int = 24, threads: int = 1) -> dict[str, Any]:  # fmt: skip
     """Fit the adapters of some names, or all of them; those that are there, of these settings, are left as they are."""
     torch.set_num_threads(threads)
     wanted = [names] if isinstance(names, str) and names else list(names) or list(TRIGGERS)
@@ -98,6 +114,6 @@ def train(
 
         settings = {"rank": rank, "iterations": iterations, "batch": batch, "rate": rate, "group": group,
                     "count": count}  # fmt: skip
-        done[name] = fit(bundle, name, settings, tell)
-        print(f"{name}: judge {done[name]['judge']['accuracy']:.0%}, {done[name]['seconds']:.0f} s", flush=True)
+        done[name] = fit(bundle, name, settings, judged, tell)
+        print(f"{name}: {done[name]['judge']}, {done[name]['seconds']:.0f} s", flush=True)
     return done
