@@ -60,7 +60,9 @@ class Index:
                 spot = self._within(part or self.drawing, flat.removeprefix(f"{head}_"))
                 if spot is not None:
                     return spot
-        return self._within(self.drawing, flat)
+        parts = (self.drawing, *(part for part in self.bundle.parts if part != self.drawing))
+        bare = flat.removeprefix("base_model_model_")
+        return next((spot for part in parts if (spot := self._within(part, bare)) is not None), None)
 
     def _within(self, part: str, flat: str) -> Spot | None:
         for text, renamed in ((flat, False), (flat.removeprefix(_TOWER), True), (f"{_TOWER}{flat}", True)):

@@ -17,6 +17,7 @@ from workbench.core.bundle import (
 )
 from workbench.core.errors import UnsupportedFamily
 from workbench.models import handles, reading, schedulers, vae
+from workbench.models.adapter_names import unet_names
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionInpaintPipeline",
              "StableDiffusionXLInpaintPipeline", "StableDiffusionImg2ImgPipeline",
@@ -68,6 +69,7 @@ def from_pipeline(
         all_sites=tuple(sites(pipe.unet)),
         schedule=lambda kind, steps, size: schedulers.make(kind, config, steps, device),
         encoder=vae.encoder(pipe.vae), lexicon=lambda: reading.lexicon(pipe.tokenizer or pipe.tokenizer_2),
+        aliases=lambda: unet_names(pipe.unet),
         extra=_time_ids if xl else None, opener=opener, world=world, source=source,
         about={**facts, **(about or {})})  # fmt: skip
 
