@@ -21,6 +21,7 @@ from workbench.core.errors import AskError, MissingPart, PatchError
 from workbench.core.patch import Patch, differences, fingerprint
 from workbench.core.scene import Scene
 from workbench.methods.generate.diffuse import Diffuse
+from workbench.methods.reduce.cfg_cutoff import CfgCutoff
 from workbench.ops.tokens import Merging, bipartite, tiles
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +175,20 @@ def test_the_picture_of_a_row_does_not_depend_on_its_mates() -> None:
         for row in range(4):
             alone = tiny_sd().predict(x[row : row + 1], t[:1], cond.rows([row]))
             assert_close(alone, whole[row : row + 1], atol=1e-5, rtol=0)
+
+
+def test_an_edit_that_asks_for_other_rows_gets_plans_for_them() -> None:
+    sampler, cut = Diffuse(steps=3, guidance=3.0), CfgCutoff(stop=0.4)
+
+    def record(patch: Patch) -> None:
+        plan, draw = half_at_random()
+        Merger(tiny_sd(), plan, draw=draw).attach(patch)
+
+    inside = Scene(tiny_sd(), sampler, (cut,), ASK).run(record=record)  # the merger sees all rows, the network half
+    with Patch(tiny_sd()) as patch:
+        record(patch)
+        outside = Scene(tiny_sd(), sampler, (cut,), ASK).run()
+    assert torch.equal(inside, outside)
 
 
 COMPILED = """

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.blocks.recorder import Unmerge, unmerge
 from workbench.core.attend import Attention, intercept
-from workbench.core.bundle import Bundle, Condition, Site, SiteKind
+from workbench.core.bundle import Bundle, Condition, Site, SiteKind, told
 from workbench.core.errors import AskError, MissingPart, PatchError
 from workbench.core.patch import Patch
 from workbench.ops.attention import grid
@@ -97,6 +97,7 @@ class Merger:
         self._plan, self._draw, self._shared = plan, draw, shared
         self._native = bundle.shapes.latent[1:]
         self._blocks = _blocks(bundle, merge_sites(bundle, level), parts)
+        self._cond: Condition | None = None
         self._spots: dict[int, Spot] = {}  # empty outside of predict, where everything passes through
         self._drawn: dict[int, Tensor | None] = {}
         self._plans: dict[object, Merging | None] = {}
@@ -111,18 +112,23 @@ class Merger:
 
     def _follow(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-            size = (x.shape[-2], x.shape[-1])
-            for index, (block, _) in enumerate(self._blocks):
-                spot = Spot(index, block, self._grid(block, size))
-                self._spots[index] = spot
-                self._drawn[index] = None if self._draw is None else self._draw(spot, cond)
+            self._prepare(cond, (x.shape[-2], x.shape[-1]))
             try:
                 return inner(x, t, cond)
             finally:
+                self._cond = None
                 for kept in (self._spots, self._drawn, self._plans):
                     kept.clear()
 
         return predict
+
+    def _prepare(self, cond: Condition, size: tuple[int, int]) -> None:
+        self._cond = cond
+        self._plans.clear()
+        for index, (block, _) in enumerate(self._blocks):
+            spot = Spot(index, block, self._grid(block, size))
+            self._spots[index] = spot
+            self._drawn[index] = None if self._draw is None else self._draw(spot, cond)
 
     def _grid(self, site: Site, size: tuple[int, int]) -> tuple[int, int]:
         """The site's grid for a latent of a size: halved as often as at the model's own size."""
@@ -134,16 +140,22 @@ class Merger:
 
     def _planner(self, index: int) -> Callable[..., None]:
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            spot = self._spots.get(index)
-            if spot is None:
+            if not self._spots:
                 return
+            now = None if torch.compiler.is_compiling() else told.get()
+            if now is not None and now[0] is not self._cond:  # an edit in between asks for other rows
+                self._prepare(*now)
+            spot, x = self._spots[index], _first(args, kwargs)
             key = spot.grid if self._shared else index
-            x = _first(args, kwargs)
-            if key not in self._plans and x.shape[1] == spot.tokens:
-                with torch.no_grad():
-                    self._plans[key] = self._plan(x.detach(), spot, self._drawn[index])
+            if x.shape[1] != spot.tokens or (self._shared and self._first_of(spot.grid) != index):
+                return
+            with torch.no_grad():
+                self._plans[key] = self._plan(x.detach(), spot, self._drawn[index])
 
         return before
+
+    def _first_of(self, size: tuple[int, int]) -> int:
+        return next(index for index, spot in self._spots.items() if spot.grid == size)
 
     def _merged(self, index: int, site: Site, forward: Callable[..., Any]) -> Callable[..., Any]:
         def merged(*args: Any, **kwargs: Any) -> Any:
