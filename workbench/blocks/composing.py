@@ -9,12 +9,13 @@ def fit(self, bundle, tap):
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.blocks.adapter_words import remind, wear_rows
 from workbench.blocks.adapters import Adapter, attach, attach_dense, read_adapter
 from workbench.blocks.concepts import Names
 from workbench.blocks.gates import Gate
@@ -56,6 +57,7 @@ Rule = Callable[[str, Sequence[Factors], Sequence[float]], Factors | Tensor]
 DenseRule = Callable[[str, Tensor, Sequence[float]], Tensor]
 
 
+@runtime_checkable
 class Composition(Protocol):
     """A method that uses adapters with weights."""
 
@@ -75,6 +77,7 @@ class Composition(Protocol):
         ...
 
 
+@runtime_checkable
 class Called(Composition, Protocol):
     """One that is told the words for its adapters as well."""
 
@@ -117,13 +120,24 @@ class Adopted:
         return scaled[0].concatenated(*scaled[1:])
 
     def wear(self, patch: Patch, bundle: Bundle, index: int, gate: Gate) -> None:
-        """Let the model wear one of the adapters, weighted by the gate alone."""
+        """Let the model wear one of the adapters with its learned words, weighted by the gate alone.
+
+        A run none of whose prompts says the adapter's trigger is warned of.
+        """
         attach(patch, bundle, self.low[index], gate)
         if self.flat[index]:
             attach_dense(patch, bundle, self.flat[index], gate)
+        wear_rows(patch, bundle, self.adapters[index])
+        remind(patch, bundle, self.adapters[index])
 
     def delta(self, low: LowRank | None = None, dense: dict[str, Tensor] | None = None, **text: str) -> Delta:
-        """A change of weights: the merged matrices, and biases and norms added up with the adapters' weights."""
+        """A change of weights: the merged matrices, and biases and norms added up with the adapters' weights.
+
+        Raises `AskError` for an adapter with learned words, which no change of weights can hold.
+        """
+        for adapter in self.adapters:
+            if adapter.rows:
+                raise AskError(f"{adapter.name} holds learned words, which cannot be merged. Wear it with lora.")
         tensors: dict[str, Tensor] = {}
         for key, (up, down) in () if low is None else low.factors.items():
             tensors |= {f"{key}.up": up.float(), f"{key}.down": down.float()}
@@ -137,8 +151,7 @@ class Adopted:
 def read(bundle: Bundle, method: Composition, least: int = 1, most: int = MOST) -> Adopted:
     """The adapters of a composition.
 
-    Raises `AskError` for too few or too many, for weights that are not one an adapter, and for an adapter with learned
-    words, which no merge can hold.
+    Raises `AskError` for too few or too many, and for weights that are not one an adapter.
     """
     name, sources = method.card.name, method.adapters
     if not least <= len(sources) <= most:
@@ -150,9 +163,6 @@ def read(bundle: Bundle, method: Composition, least: int = 1, most: int = MOST) 
             "none."
         )
     found = tuple(read_adapter(bundle, source) for source in sources)
-    for source, adapter in zip(sources, found, strict=True):
-        if adapter.rows:
-            raise AskError(f"{name}: {source} holds learned words, which cannot be composed. Use lora for it.")
     low = tuple(_matrices(adapter) for adapter in found)
     flat = tuple({key: change for key, change in adapter.dense.items() if change.ndim < 2} for adapter in found)
     return Adopted(found, method.weights or (1.0,) * len(found), low, flat)
