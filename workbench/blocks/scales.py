@@ -185,11 +185,11 @@ def descend(run: Descent, x: Tensor, stop: int | None = None) -> Float[Tensor, "
     return x
 
 
-def pictures(run: Descent, x: Tensor) -> Images:
-    """What a run's last state shows: uint8 [B, 3, H, W]."""
+def pictures(bundle: Bundle, x: Tensor, *, alone: bool = False) -> Images:
+    """What a state shows: uint8 [B, 3, H, W]; with `alone` one image at a time."""
     with torch.no_grad():
-        rows = [row.clone() for row in x.split(1)] if run.alone else [x]
-        return torch.cat([to_images(run.bundle.decode(row)) for row in rows])
+        rows = [row.clone() for row in x.split(1)] if alone else [x]
+        return torch.cat([to_images(bundle.decode(row)) for row in rows])
 
 
 def _scale(run: Descent, x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,8 @@ class Code(Sampler):
         run = scales.Descent(
             bundle, turns, scales.ramp(self.guidance, len(grids)), choice, scales.generators(bundle, ask), tap,
             alone=self.alone)  # fmt: skip
-        return scales.pictures(run, scales.descend(run, scales.blank(bundle, len(ask), grids[-1])))
+        x = scales.descend(run, scales.blank(bundle, len(ask), grids[-1]))
+        return scales.pictures(bundle, x, alone=self.alone)
 
     def _partner(self, bundle: Bundle) -> Bundle:
         """The refiner, if it speaks of the same tokens."""

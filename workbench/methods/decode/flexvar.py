@@ -62,7 +62,8 @@ class FlexVar(Sampler):
         run = scales.Descent(
             bundle, (scales.turn(bundle, ask, memory, guided),), scales.ramp(self.guidance, len(grids)),
             scales.Choice(top_k, self.top_p, self.temperature), scales.generators(bundle, ask), tap)  # fmt: skip
-        return scales.pictures(run, scales.descend(run, scales.blank(bundle, len(ask), grids[-1])))
+        x = scales.descend(run, scales.blank(bundle, len(ask), grids[-1]))
+        return scales.pictures(bundle, x)
 
     def grids(self, bundle: Bundle, ask: Ask) -> tuple[Grid, ...]:
         """The schedule for a request's size. Raises `AskError` where it cannot be decoded."""

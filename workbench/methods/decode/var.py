@@ -56,4 +56,5 @@ class Var(Sampler):
         run = scales.Descent(
             bundle, (scales.turn(bundle, ask, memory, guided),), scales.ramp(self.guidance, len(grids)), choice,
             scales.generators(bundle, ask), tap, alone=self.alone)  # fmt: skip
-        return scales.pictures(run, scales.descend(run, scales.blank(bundle, len(ask), grids[-1])))
+        x = scales.descend(run, scales.blank(bundle, len(ask), grids[-1]))
+        return scales.pictures(bundle, x, alone=self.alone)
