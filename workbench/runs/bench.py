@@ -11,10 +11,10 @@ import pkgutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from workbench.runs.requests import nearest
 Tier = Literal["cpu", "gpu"]
 LEAST = 5
 Keep = Callable[[dict[str, Any]], None]
+W = TypeVar("W")
 
 
 def _nowhere(result: dict[str, Any]) -> None:
@@ -55,6 +56,22 @@ class Way:
     once: Callable[[], Mapping[str, float]]
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     method: str = ""
+
+
+def read_wishes(kind: type[W], topic: str, given: Mapping[str, str]) -> W:
+    """The settings of a topic from `key=value` words. Raises `AskError` for an unknown one or no number above 0."""
+    known = {field.name: type(field.default) for field in fields(kind)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise AskError(f"bench has no setting {name!r} for {topic}. It has: {', '.join(known)}.")
+        try:
+            values[name] = known[name](text)
+        except ValueError:
+            raise AskError(f"bench: {name} is {text!r}; it should be a number.") from None
+        if not values[name] > 0:
+            raise AskError(f"bench: {name} is {text}; it must be above 0.")
+    return kind(**values)
 
 
 def topics() -> tuple[str, ...]:
