@@ -77,7 +77,8 @@ class Vectors:
 @torch.no_grad()
 def latents(vq: MultiScaleVQ, world: World, plans: list[Plan], device: torch.device) -> Tensor:
     """Latents of scenes before quantisation, fp16 [N, C, h, w]; kept in the scratch folder by what made them."""
-    state = b"".join(value.cpu().contiguous().numpy().tobytes() for value in vq.state_dict().values())
+    made_by = [value for name, value in vq.state_dict().items() if name.startswith(("encoder", "quant_conv"))]
+    state = b"".join(value.cpu().contiguous().numpy().tobytes() for value in made_by)
     mark = hashlib.sha256(state + repr(plans).encode()).hexdigest()[:16]
     path = scratch() / f"var-latents-{mark}.safetensors"
     if not path.exists():

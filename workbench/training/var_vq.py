@@ -290,7 +290,7 @@ def shipped() -> MultiScaleVQ:
     return model.float().eval().requires_grad_(False)
 
 
-def tokenised(model: MultiScaleVQ, pool: Tensor, seed: int, batch: int = 64) -> list[Tensor]:
-    """Token grids of a pool of pictures, int16 a scale [N, p_k^2], made once and kept in the scratch folder."""
-    parts = [model.encode_tokens(pictures(pool, rows)) for rows in torch.arange(len(pool)).split(batch)]
-    return [torch.cat(scale).to(torch.int16) for scale in zip(*parts, strict=True)]
+def notes() -> dict[str, Any]:
+    """What the log beside the shipped autoencoder says of its first training."""
+    said = json.loads((FOLDER / "vq" / "training.json").read_text("utf-8"))
+    return said.get("tokens", said)
