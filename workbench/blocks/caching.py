@@ -64,6 +64,12 @@ class Memory:
         return self._rows is not None
 
     @property
+    def cond(self) -> Condition | None:
+        """What the network is told in the call under way of a run; None outside of one."""
+        now = told.get() if self.on else None
+        return None if now is None else now[0]
+
+    @property
     def fresh(self) -> bool:
         """Whether the call under way computes everything; otherwise it reuses."""
         self._look()

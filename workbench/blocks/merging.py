@@ -12,6 +12,7 @@ lenses how to take its maps back.
 All randomness is drawn outside of the network (`draw`), from seeds, so that nothing inside breaks a compiled graph.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,26 @@ def merge_sites(bundle: Bundle, level: int | None) -> tuple[Site, ...]:
     return tuple(site for site in sites if site.level <= top)
 
 
+def site_grid(bundle: Bundle, site: Site, size: tuple[int, int]) -> tuple[int, int]:
+    """A site's grid for a latent of a size (height, width): halved as often as at the model's own size."""
+    native = bundle.shapes.latent[1:]
+    width = native[0]
+    wanted = grid(site.tokens, native)[0] if site.tokens else -(-width // 2**site.level)
+    while width > wanted:
+        width, size = -(-width // 2), (-(-size[0] // 2), -(-size[1] // 2))
+    return size
+
+
+def images(cond: Condition) -> tuple[tuple[int, int], ...]:
+    """Which image each row is of: its seed, and how many images of that seed come before it."""
+    seen: Counter[tuple[str, int]] = Counter()
+    found: list[tuple[int, int]] = []
+    for row in zip(cond.roles, cond.seeds, strict=True):
+        found.append((row[1], seen[row]))
+        seen[row] += 1
+    return tuple(found)
+
+
 def by_seed(spot: Spot, cond: Condition, tag: str, make: Callable[[torch.Generator], Tensor]) -> Tensor:
     """`make(generator)` of every row, stacked: rows of one seed get the same, blocks and steps of a run do not."""
     step = 0 if cond.step is None else cond.step.index
@@ -95,7 +116,7 @@ class Merger:
         shared: bool = False,
     ) -> None:
         self._plan, self._draw, self._shared = plan, draw, shared
-        self._native = bundle.shapes.latent[1:]
+        self._bundle = bundle
         self._blocks = _blocks(bundle, merge_sites(bundle, level), parts)
         self._cond: Condition | None = None
         self._spots: dict[int, Spot] = {}  # empty outside of predict, where everything passes through
@@ -126,17 +147,9 @@ class Merger:
         self._cond = cond
         self._plans.clear()
         for index, (block, _) in enumerate(self._blocks):
-            spot = Spot(index, block, self._grid(block, size))
+            spot = Spot(index, block, site_grid(self._bundle, block, size))
             self._spots[index] = spot
             self._drawn[index] = None if self._draw is None else self._draw(spot, cond)
-
-    def _grid(self, site: Site, size: tuple[int, int]) -> tuple[int, int]:
-        """The site's grid for a latent of a size: halved as often as at the model's own size."""
-        width = self._native[0]
-        wanted = grid(site.tokens, self._native)[0] if site.tokens else -(-width // 2**site.level)
-        while width > wanted:
-            width, size = -(-width // 2), (-(-size[0] // 2), -(-size[1] // 2))
-        return size
 
     def _planner(self, index: int) -> Callable[..., None]:
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -186,9 +199,32 @@ def run_merged(
         return forward(*args, **kwargs)  # another edit merged them first
     text = kwargs.get("encoder_hidden_states") if site.text else None
     args, kwargs = _exchange(args, kwargs, plan.merge(x))
-    with known(plan if text is None else plan.beside(text.shape[1], site.text == "first")):
+    whole = plan if text is None else plan.beside(text.shape[1], site.text == "first")
+    outer = unmerge.get() if not torch.compiler.is_compiling() and not site.text else None
+    with known(whole if outer is None else Sides(whole, outer)):  # another edit merged the keys before
         output = forward(*args, **kwargs)
     return (plan.unmerge(output[0]), *output[1:]) if isinstance(output, tuple) else plan.unmerge(output)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """How to take a merging back where queries and keys were merged apart; None was not merged."""
+
+    of_queries: Unmerge | None
+    of_keys: Unmerge | None
+
+    def queries(self, values: Tensor, axis: int) -> Tensor:
+        """Copy the values of merged queries."""
+        return values if self.of_queries is None else self.of_queries.queries(values, axis)
+
+    def keys(self, values: Tensor, axis: int) -> Tensor:
+        """Share the mass of merged keys."""
+        return values if self.of_keys is None else self.of_keys.keys(values, axis)
+
+    def rows(self, index: Sequence[int]) -> "Sides":
+        """The same for some rows."""
+        sides = (None if side is None else side.rows(index) for side in (self.of_queries, self.of_keys))
+        return Sides(*sides)
 
 
 def _blocks(bundle: Bundle, sites: Sequence[Site], parts: Sequence[Part]) -> list[tuple[Site, list[Site]]]:
@@ -206,7 +242,7 @@ def _blocks(bundle: Bundle, sites: Sequence[Site], parts: Sequence[Part]) -> lis
     kinds = {KINDS[part] for part in parts}
     for site in bundle.all_sites:
         block = holder(site) or site
-        if site.kind in kinds and block.name in found:
+        if site.kind in kinds and block.name in found and site.tokens is not None:  # None: it works on the text alone
             found[block.name][1].append(site)
     return [(block, inside) for block, inside in found.values() if inside]
 

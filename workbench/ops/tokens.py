@@ -113,10 +113,36 @@ def tiles(size: tuple[int, int], side: int, cells: Int[Tensor, "B T"]) -> tuple[
     across = width // side
     tile = torch.arange((height // side) * across, device=cells.device)
     corner = (tile // across) * side * width + (tile % across) * side
-    chosen = torch.zeros(len(cells), height * width, dtype=torch.uint8, device=cells.device)
-    chosen.scatter_(1, corner + (cells // side) * width + cells % side, 1)
-    order = torch.sort(chosen, dim=1, stable=True).indices
-    return order[:, : -len(tile)], order[:, -len(tile) :]
+    chosen = torch.zeros(len(cells), height * width, dtype=torch.bool, device=cells.device)
+    return split(chosen.scatter(1, corner + (cells // side) * width + cells % side, True), len(tile))
+
+
+def split(chosen: Bool[Tensor, "B N"], count: int) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B D"]]:
+    """Sources and destinations, where `count` tokens of each row are chosen as destinations, both in order."""
+    order = torch.sort(chosen.byte(), dim=1, stable=True).indices
+    return order[:, : chosen.shape[1] - count], order[:, chosen.shape[1] - count :]
+
+
+def top(values: Float[Tensor, "B N"], count: int) -> Bool[Tensor, "B N"]:
+    """Which tokens of each row are among the `count` greatest; of equal ones the first."""
+    order = torch.sort(values, dim=1, descending=True, stable=True).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, order[:, :count], True)
+
+
+def coarse(size: tuple[int, int], factor: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " D"]]:
+    """The cell of `factor` x `factor` places that each place of a grid lies in, and each cell's first place.
+
+    Cells at the border may be smaller.
+
+    >>> coarse((2, 4), 2)
+    (tensor([0, 0, 1, 1, 0, 0, 1, 1]), tensor([0, 2]))
+    """
+    height, width = size
+    rows, columns = torch.arange(height), torch.arange(width)
+    across = -(-width // factor)
+    cell = (rows // factor)[:, None] * across + columns // factor
+    first = rows[::factor, None] * width + columns[::factor]
+    return cell.flatten(), first.flatten()
 
 
 def nearest(a: Float[Tensor, "B S C"], b: Float[Tensor, "B D C"]) -> tuple[Float[Tensor, "B S"], Int[Tensor, "B S"]]:
