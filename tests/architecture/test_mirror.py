@@ -15,6 +15,7 @@ TOGETHER = {
         "test_stage.py",
         "test_feed.py",
         "test_gpu.py",
+        "test_student.py",
         "test_var_vq.py",
         "test_var.py",
     ),
