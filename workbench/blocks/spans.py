@@ -40,11 +40,11 @@ def find(bundle: Bundle, prompt: str, word: str) -> list[list[int]]:
     """The token positions of each occurrence of a word or phrase in a prompt, as far as the model reads it.
 
     The word is read alone and its tokens are looked for in those of the prompt, so no tokenizer needs to be known; in
-    byte-level BPE a whole word has the same tokens wherever it stands.
+    byte-level BPE and in sentencepiece a whole word has the same tokens wherever it stands.
     """
-    whole, part = tokens(bundle, prompt), tokens(bundle, word)
+    whole, part, first = tokens(bundle, prompt), tokens(bundle, word), lead(bundle)
     return [
-        list(range(start + 1, start + 1 + len(part)))  # position 0 is the start token
+        list(range(first + start, first + start + len(part)))
         for start in range(len(whole) - len(part) + 1)
         if part and whole[start : start + len(part)] == part
     ]
@@ -64,7 +64,16 @@ def spans(bundle: Bundle, prompt: str, word: str) -> list[list[int]]:
 def tokens(bundle: Bundle, text: str) -> list[int]:
     """The token ids of a text without start, end and padding. Raises `MissingPart` when the model shows none."""
     ids, empty = _ids(bundle, [text, ""])
-    return _inner(ids, int(empty[1]))
+    first = int(ids[0] == empty[0])
+    row = ids.tolist()[first:]
+    end = int(empty[first])
+    return row[: row.index(end)] if end in row else row
+
+
+def lead(bundle: Bundle) -> int:
+    """How many tokens come before the first word: 1 where a text begins with a start token (CLIP), 0 else (T5)."""
+    ids, empty = _ids(bundle, ["a", ""])
+    return int(ids[0] == empty[0])
 
 
 def _ids(bundle: Bundle, texts: Sequence[str]) -> Int[Tensor, "R L"]:

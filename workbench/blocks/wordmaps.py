@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.blocks.recorder import Look, Reduce
-from workbench.blocks.spans import content_words, find, spans, tokens
+from workbench.blocks.spans import content_words, find, lead, spans, tokens
 from workbench.core.bundle import Bundle, Site
 from workbench.core.errors import AskError
 from workbench.core.report import Film
@@ -69,8 +69,9 @@ def averaging(bundle: Bundle, prompts: Sequence[str], found: Sequence[Words]) ->
     """
     length, most = bundle.shapes.text[0], max(map(len, found))
     columns = torch.zeros(len(found), length, most + 1)
+    first = lead(bundle)
     for row, (prompt, words) in enumerate(zip(prompts, found, strict=True)):
-        columns[row, 1 : 1 + len(tokens(bundle, prompt)), -1] = 1.0
+        columns[row, first : first + len(tokens(bundle, prompt)), -1] = 1.0
         for column, at in enumerate(words.values()):
             for span in at:
                 columns[row, span, column] += 1 / (len(span) * len(at))

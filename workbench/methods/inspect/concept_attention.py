@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.blocks.recorder import Sums, evenly
-from workbench.blocks.spans import tokens
+from workbench.blocks.spans import lead, tokens
 from workbench.blocks.wordmaps import spread_of
 from workbench.core.attend import Attention
 from workbench.core.bundle import Bundle, Condition, Site, TextStates
@@ -61,7 +61,8 @@ class ConceptAttention(Lens):
         sites = [site for site in scene.bundle.all_sites if site.text]
         if not sites:
             raise AskError(f"{scene.bundle.name} has no joint attention over picture and text. Try open-word-maps.")
-        watch = _Stream(self._chosen(sites), len(self.words), self.steps)
+        streams = [site for site in sites if "text_query" in site.handles] or sites  # FLUX goes on in one stream
+        watch = _Stream(self._chosen(streams), len(self.words), self.steps)
 
         def attach(patch: Patch) -> None:
             concepts = torch.cat([concept(scene.bundle, word) for word in self.words])
@@ -91,7 +92,8 @@ def concept(bundle: Bundle, word: str) -> Tensor:
     count = len(tokens(bundle, word))
     if not count:
         raise AskError(f"The concept {word!r} has no tokens. Give a word such as cat.")
-    return bundle.read([word]).states[:, 1 : 1 + count].mean(1, keepdim=True)
+    first = lead(bundle)
+    return bundle.read([word]).states[:, first : first + count].mean(1, keepdim=True)
 
 
 class _Stream:

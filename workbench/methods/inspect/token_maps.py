@@ -46,7 +46,7 @@ from workbench.core.tape import Step, Tape
 class TokenMaps(Lens):
     """Cross-attention of each word, over layers, heads and steps."""
 
-    card: ClassVar[Card] = Card("token-maps", "Token maps (DAAM)", "arXiv 2210.04885", ("unet",), "seconds")
+    card: ClassVar[Card] = Card("token-maps", "Token maps (DAAM)", "arXiv 2210.04885", ("unet", "dit"), "seconds")
 
     words: Annotated[tuple[str, ...], Role("word")] = Field(
         (), description="Words or phrases of the prompt to follow; none follows every word that names something."
