@@ -163,6 +163,17 @@ def _kronecker(group: Mapping[str, Tensor], shape: tuple[int, ...], scale: float
     one, two = _part(group, "kw1"), _part(group, "kw2")
     if one.ndim != 2 or two.ndim not in (2, 4):
         raise Misfit(f"its parts are {_x(one)} and {_x(two)}")
+    a, b = group.get("kw2_a"), group.get("kw2_b")
+    if (
+        a is not None
+        and b is not None
+        and "kt2" not in group
+        and 2 * len(one.T) * len(b) <= min(shape[0], prod(shape[1:]))
+    ):
+        # kron(W1, a b) = kron(W1, a) kron(1, b)
+        _refuse(len(one) * len(a), one.shape[1] * b.shape[1], shape)
+        eye = torch.eye(one.shape[1], dtype=one.dtype)
+        return Change("lokr", rank_of(group), (torch.kron(one, a) * scale, torch.kron(eye, b.contiguous())))
     flat = two.flatten(2) if two.ndim == 4 else two[:, :, None]
     _refuse(len(one) * len(two), one.shape[1] * prod(two.shape[1:]), shape)
     dense = torch.einsum("ab,cdk->acbdk", one, flat) * scale

@@ -194,7 +194,7 @@ class _Made:
             found = getattr(module, "weight", None)
             if not isinstance(found, Tensor):
                 raise adapter_formats.Misfit("the model's module has no weight")
-            return found.detach().float().cpu()
+            return torch.zeros(found.shape) if found.is_meta else found.detach().float().cpu()
 
         return adapter_formats.change(group, shape, scale, weight)
 
