@@ -8,6 +8,7 @@ then missing, so that a mistake when decoding is mended and not built upon.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from workbench.blocks.world import Plan, World
 from workbench.core.errors import AskError
-from workbench.models.var.transformer import VARTransformer
-from workbench.models.var.vq import MultiScaleVQ
+from workbench.models.var import MultiScaleVQ, VARPipeline, VARScheduler, VARTransformer
 from workbench.training import scorer, var_vq
 from workbench.training.loop import Clock, Log, every, keep, resume, scratch
 from workbench.training.unet import Average
@@ -219,4 +219,19 @@ def ship(part: str, shape: str, log: Log, **spent: float) -> dict[str, Any]:
     folder: Path = FOLDER / PARTS[part]
     small.half().save_pretrained(folder)
     log.write(folder, **final, **spent)
+    assemble()
     return {**final, **spent}
+
+
+def assemble() -> None:
+    """Put what has been shipped so far into a pipeline folder."""
+    there = {name: FOLDER / name for name in ("vq", *PARTS.values()) if (FOLDER / name / "config.json").exists()}
+    if not {"vq", "transformer"} <= set(there):
+        return
+    kinds: dict[str, Any] = {name: MultiScaleVQ if name == "vq" else VARTransformer for name in there}
+    parts = {name: kinds[name].from_pretrained(path, torch_dtype=torch.float16) for name, path in there.items()}
+    scheduler = VARScheduler(patch_nums=parts["vq"].patch_nums)
+    VARPipeline(**parts, scheduler=scheduler).save_pretrained(FOLDER)
+    for config in FOLDER.glob("*/config.json"):  # diffusers notes the folder a part was read from
+        said = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(said, indent=2) + "\n")
