@@ -266,9 +266,9 @@ def var_parts(seed: int = 0, *, depth: int = 2, prediction: str = "residual", **
         common = {"patch_nums": (1, 2, 3, 4, 6, 8), "vocab_size": 24, "latent_channels": 4}
         vq = MultiScaleVQ(**common, channels=8, channel_mult=(1, 1), layers_per_block=1, norm_groups=4,
                           residual=not direct)  # fmt: skip
-        net = VARTransformer(**common, depth=depth, width=16 * depth, heads=2, num_classes=5, prediction=prediction,
-                             position="area" if direct else "absolute", pooled_dim=12, text_model="tiny-clip",
-                             **more)  # fmt: skip
+        told = {"num_classes": 5, "pooled_dim": 12, "text_model": "tiny-clip", **more}
+        net = VARTransformer(**common, depth=depth, width=16 * depth, heads=2, prediction=prediction,
+                             position="area" if direct else "absolute", **told)  # fmt: skip
         with torch.no_grad():
             for name, value in net.named_parameters():  # gates near 0 and a small head would hide every mistake
                 value.normal_(0, 1.0 if name.startswith(("text_emb.w", "class_emb")) else 0.25)

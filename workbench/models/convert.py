@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import AskError, CheckpointMismatch, MissingPart, ResourceError
+from workbench.models import var_folder
 from workbench.models.weights import PICKLES, header
 
 #: Seconds a child may take.
 PATIENCE = 900
 #: Keys under which programs wrap a state dict.
-WRAPPERS = ("state_dict",)
+WRAPPERS = ("state_dict", "trainer", "var_wo_ddp")
 _SCRIPT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from workbench.models import convert; convert.child()"
 )
@@ -26,9 +27,10 @@ _NAMES = {"pytorch_model": "model"}
 def convert(files: Sequence[str | Path], out: str | Path, *, patience: float = PATIENCE) -> tuple[Path, ...]:
     """Write each pickled checkpoint as `out/<name>.safetensors`; returns the new files.
 
-    A checkpoint is a dict of tensors, possibly inside `state_dict`; plain values beside them are dropped, and tensors
-    that share memory are written each in full. Nothing is left behind when one fails. Raises `AskError` for names that
-    clash, `CheckpointMismatch` for anything that holds more than tensors, `ResourceError` for a full disk or memory.
+    The files of a VAR (its VQ and one transformer, or two) make a model folder instead. A checkpoint is a dict of
+    tensors, possibly inside `state_dict`; plain values beside them are dropped, and tensors that share memory are
+    written each in full. Nothing is left behind when one fails. Raises `AskError` for names that clash,
+    `CheckpointMismatch` for anything that holds more than tensors, `ResourceError` for a full disk or memory.
     """
     targets = _targets([Path(file).expanduser() for file in files], Path(out).expanduser())
     made: list[Path] = []
@@ -36,11 +38,20 @@ def convert(files: Sequence[str | Path], out: str | Path, *, patience: float = P
         for source, target in targets:
             _one(source, target, patience)
             made.append(target)
+        return _together(tuple(made), Path(out).expanduser())
     except BaseException:
         for target in made:
             target.unlink(missing_ok=True)
         raise
-    return tuple(made)
+
+
+def _together(made: tuple[Path, ...], out: Path) -> tuple[Path, ...]:
+    """The files of one model in the folder that they make; others as they are."""
+    if not any(var_folder.role(header(path)[0]) for path in made):
+        return made
+    from workbench.models.var.keys import assemble
+
+    return assemble(made, out)
 
 
 def _targets(files: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:

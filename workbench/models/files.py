@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from workbench.core.errors import MissingPart, ModelError, UnsupportedFamily
 from workbench.core.places import ASSETS
-from workbench.models import single
+from workbench.models import single, var_folder
 from workbench.models.kinds import KINDS, PIPELINES, Kind, kind_of, needed
 from workbench.models.weights import PICKLES, header, read_json, refusal, shards
 
 DEFAULT = "emoji-unet"
 DEPTH = 3
-Layout = Literal["pipeline", "single", "clip", "judge"]
-FAMILIES: dict[Layout, str] = {"pipeline": "unet", "single": "unet", "clip": "clip", "judge": "judge"}
+Layout = Literal["pipeline", "single", "clip", "judge", "var"]
+FAMILIES: dict[Layout, str] = {
+    "pipeline": "unet", "single": "unet", "clip": "clip", "judge": "judge", "var": "var"}  # fmt: skip
 
 #: File stems under which a part's weights lie.
 STEMS = ("diffusion_pytorch_model", "model")
@@ -135,7 +136,8 @@ def weight_files(folder: Path) -> list[tuple[str, Path]]:
     """(name within the model, file) of everything of a model folder that decides what it draws."""
     rooms = [folder]
     if (folder / "model_index.json").is_file():
-        rooms += [folder / part for part in pipeline_parts(folder)]
+        named = var_folder.parts(folder) if var_folder.is_var(folder) else pipeline_parts(folder)
+        rooms += [folder / part for part in named]
     files: list[Path] = []
     for room in rooms:
         if room == folder and len(rooms) > 1:
@@ -163,6 +165,10 @@ def _folder_model(folder: Path, name: str) -> Found:
             f"{folder} holds Python code ({code.relative_to(folder)}), which is never run. Copy its .json, .txt and "
             ".safetensors files alone into a new folder; turn pickled weights into safetensors with workbench convert."
         )
+    if var_folder.is_var(folder):
+        for part in var_folder.parts(folder):
+            shards(folder / part, STEMS)
+        return Found(name, folder, "var", var_folder.PIPELINE)
     if (folder / "model_index.json").is_file():
         for part, (library, _) in pipeline_parts(folder).items():
             if library != "tokenizer" and (folder / part / "config.json").is_file():

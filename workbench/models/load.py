@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from workbench.blocks.world import World
 from workbench.core.bundle import Bundle, Shapes
-from workbench.models import files, judge, kinds, placement, scorer, single
-from workbench.models.pipeline import part_errors, quiet, read_pipeline
-from workbench.models.weights import digest, header
+from workbench.models import files, judge, kinds, placement, scorer, single, var_folder
+from workbench.models.pipeline import part_errors, quiet, read_module, read_pipeline
+from workbench.models.weights import digest, header, read_json
 
 Opener = Callable[[str], Bundle]
 
@@ -111,11 +111,32 @@ def _judge_bundle(found: files.Found, place: placement.Placement, mark: str, ope
         encoder=logits, opener=opener, world=world, source=str(found.path), about=about)  # fmt: skip
 
 
+def _var_bundle(found: files.Found, place: placement.Placement, mark: str, opener: Opener) -> Bundle:
+    from workbench.models.var import MultiScaleVQ, VARTransformer
+    from workbench.models.var.bundle import from_parts
+
+    with quiet():
+        parts = {
+            part: read_module(MultiScaleVQ if part == "vq" else VARTransformer, found.path / part, place.dtype)
+            for part in var_folder.parts(found.path)
+        }
+        for part in parts.values():
+            place.put(part)
+    world = _world(found)
+    about = describe(found, parts, world)
+    if (found.path / "objects.json").is_file():  # an emoji model that was shown some of the world
+        about |= {key: value for key, value in read_json(found.path / "objects.json").items() if key in about}
+    return from_parts(
+        parts["vq"], parts["transformer"], refiner=parts.get("refiner"), name=found.name, source=str(found.path),
+        digest=mark, opener=opener, world=world, about=about)  # fmt: skip
+
+
 _READERS: dict[files.Layout, Callable[[files.Found, placement.Placement, str, Opener], Bundle]] = {
     "pipeline": _pipeline_bundle,
     "single": _pipeline_bundle,
     "clip": _scorer_bundle,
     "judge": _judge_bundle,
+    "var": _var_bundle,
 }
 
 
