@@ -95,8 +95,13 @@ class Memory:
 
     def keep(self, name: str, value: Any) -> None:
         """Remember a tensor, or a nest of tuples of them, for the rows of this call; nothing outside of a run."""
-        if self.on and self._rows is not None:
-            self._kept.setdefault(self._rows, {})[name] = _detached(value)
+        if not self.on or self._rows is None:
+            return
+        if self._rows not in self._kept:  # fewer rows than before take along what was kept for them
+            found = None if self._fresh else self._find()
+            values, index = found or ({}, None)
+            self._kept[self._rows] = {key: _picked(old, index) for key, old in values.items()} if index else {}
+        self._kept[self._rows][name] = _detached(value)
 
     def recall(self, name: str) -> Any:
         """What was kept for the rows of this call, or None."""

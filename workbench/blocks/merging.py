@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.blocks.recorder import Unmerge, unmerge
+from workbench.blocks.recorder import Look, Unmerge, unmerge
 from workbench.core.attend import Attention, intercept
 from workbench.core.bundle import Bundle, Condition, Site, SiteKind, told
 from workbench.core.errors import AskError, MissingPart, PatchError
@@ -225,6 +226,27 @@ class Sides:
         """The same for some rows."""
         sides = (None if side is None else side.rows(index) for side in (self.of_queries, self.of_keys))
         return Sides(*sides)
+
+
+def picture_places(look: Look, tokens: int) -> Int[Tensor, "B N"]:
+    """The place that each of the picture's tokens went to in an attention call; its own where nothing was merged.
+
+    Of a plan that thins keys alone, the place of its key.
+    """
+    plan = look.unmerge
+    if isinstance(plan, Sides):
+        plan = plan.of_queries or plan.of_keys
+    if not isinstance(plan, Merging):
+        return torch.arange(tokens).expand(len(look.call.query), -1)
+    start = plan.tokens - tokens if look.site.text == "first" else 0
+    return plan.place[:, start : start + tokens]
+
+
+def shares_left(place: Int[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+    """One over the number of tokens that share a token's place: 1 for a token that stayed alone."""
+    counts = torch.zeros(len(place), int(place.max()) + 1, device=place.device)
+    counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))
+    return 1 / counts.gather(1, place)
 
 
 def _blocks(bundle: Bundle, sites: Sequence[Site], parts: Sequence[Part]) -> list[tuple[Site, list[Site]]]:
