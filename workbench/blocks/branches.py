@@ -59,7 +59,8 @@ class Branch:
             if cond.step is None or not rows or not cond.where("uncond") or not self.when(cond):
                 return inner(x, t, cond)
             made = inner(torch.cat([x, x[rows]]), torch.cat([t, t[rows]]), both(cond, self.told(cond)))
-            self.output = made[len(x) :]
+            count = len(rows) if cond.step.x is None else len(cond.step.x)
+            self.output = made[len(x) :].unflatten(0, (-1, count)).mean(0)  # an edit around this may have copied rows
             return made[: len(x)]
 
         return predict
