@@ -6,7 +6,8 @@ from tests.tiny import tiny_var
 from workbench.blocks import retouch, scales
 from workbench.blocks.requantise import Canvas, Source
 from workbench.core.ask import Ask
-from workbench.core.tape import Step, ignore
+from workbench.core.patch import Patch
+from workbench.core.tape import Event, Step, ignore
 
 ASK = Ask(prompts=("class:1",), seeds=(3,))
 
@@ -39,5 +40,9 @@ def test_a_run_that_nobody_watches_hears_its_logits() -> None:
         heard[k] = tuple(like.shape)
         return torch.ones_like(like)
 
-    retouch.quietly(tiny_var(), ASK, scales.Choice(noise=note, force=dict(enumerate(source.tokens))), 0.0)
+    told: list[Event] = []
+    with Patch(tiny_var()) as patch:
+        patch.each(told.append)
+        retouch.quietly(tiny_var(), ASK, scales.Choice(noise=note, force=dict(enumerate(source.tokens))), 0.0)
+    assert not told
     assert heard == {k: (1, p * p, 24) for k, p in enumerate((1, 2, 3, 4, 6, 8))}

@@ -1,6 +1,6 @@
 """Redrawing a picture by scale: one run of the decoder in which some places keep what the picture has there."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -47,5 +47,5 @@ def decode(bundle: Bundle, ask: Ask, tap: Tap, choice: scales.Choice, guidance: 
 
 
 def quietly(bundle: Bundle, ask: Ask, choice: scales.Choice, guidance: float) -> None:
-    """A run that nobody watches and whose picture is not wanted."""
-    decode(bundle, ask, ignore, choice, guidance)
+    """A run for the sake of its logits, which nobody is told of: for edits that count steps it is outside of a run."""
+    decode(replace(bundle, seams=replace(bundle.seams, listeners=())), ask, ignore, choice, guidance)

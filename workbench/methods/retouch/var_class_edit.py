@@ -44,7 +44,7 @@ class VarClassEdit(Sampler):
     """Draw a picture again under another prompt or class."""
 
     card: ClassVar[Card] = Card("var-class-edit", "Editing by scale", "arXiv 2509.01984", ("var",), "seconds")
-    quick: ClassVar[Mapping[str, Any]] = {"guidance": 1.5}
+    quick: ClassVar[Mapping[str, Any]] = {"guidance": 0.5}
 
     source: Annotated[str, Role("anchor")] = Field("", description="What the picture shows now; may be empty.")
     mode: Literal["invert", "fresh"] = Field(

@@ -38,7 +38,7 @@ class VarInpaint(Sampler):
     """Redraw the masked part of a picture, scale by scale."""
 
     card: ClassVar[Card] = Card("var-inpaint", "Inpainting by scale", "arXiv 2404.02905", ("var",), "seconds")
-    quick: ClassVar[Mapping[str, Any]] = {"guidance": 1.5, "top_p": 0.9}
+    quick: ClassVar[Mapping[str, Any]] = {"guidance": 0.5, "top_p": 1.0}
 
     keep: Keep = Field(
         "requantise", description="Codes of the kept part: nearest to what is missing now, or the picture's own."

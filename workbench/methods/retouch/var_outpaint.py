@@ -37,7 +37,7 @@ class VarOutpaint(Sampler):
     """Draw what lies around a picture, scale by scale."""
 
     card: ClassVar[Card] = Card("var-outpaint", "Outpainting by scale", "arXiv 2404.02905", ("var",), "seconds")
-    quick: ClassVar[Mapping[str, Any]] = {"guidance": 1.5, "top_p": 0.9}
+    quick: ClassVar[Mapping[str, Any]] = {"guidance": 0.5, "top_p": 1.0}
 
     share: float = Field(0.6, ge=0.1, le=1, description="Side of the kept box over the canvas's; 1 keeps everything.")
     across: float = Field(0.5, ge=0, le=1, description="Where the box lies from left (0) to right (1).")
