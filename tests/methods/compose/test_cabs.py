@@ -48,7 +48,7 @@ def test_the_merge_is_the_weighted_masked_sum_and_its_order_matters() -> None:
 
 
 def test_more_adapters_than_room_are_refused_in_a_line() -> None:
-    with pytest.raises(AskError, match="keeps 100 of 256 entries for each of 3 adapters.*set kept to 85 or less"):
+    with pytest.raises(AskError, match=r"keeps 100 of 256 entries for each of 3 adapters.*set kept to 85 or less"):
         Cabs(adapters=THREE, kept=100)
 
 

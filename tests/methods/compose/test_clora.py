@@ -98,7 +98,9 @@ def test_latents_move_against_the_gradient_of_the_loss() -> None:
 
 def test_a_moved_latent_is_what_the_run_goes_on_from() -> None:
     still, moved = (
-        drawn_with(tiny_sd(), Clora(adapters=TWO, triggers=("cat", "dog"), step=size), ask=Ask(prompts=[SAID], seeds=[3]))
+        drawn_with(
+            tiny_sd(), Clora(adapters=TWO, triggers=("cat", "dog"), step=size), ask=Ask(prompts=[SAID], seeds=[3])
+        )
         for size in (0.0, 3.0)
     )
     assert not torch.equal(still.states[0], moved.states[0])

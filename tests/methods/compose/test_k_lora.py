@@ -89,4 +89,6 @@ def test_every_shipped_matrix_of_a_pair_has_a_turn() -> None:
     lows = [random_adapter(tiny_sd(), name).low_rank for name in TWO]
     turns = KLora(adapters=TWO).turns(*lows)
     assert set(turns) == set(lows[0])
-    assert all(turn == pytest.approx(1 / 3, abs=0.2) for turn in turns.values())  # adapters of one size: (1 - 0.5) / 1.5
+    assert all(
+        turn == pytest.approx(1 / 3, abs=0.2) for turn in turns.values()
+    )  # adapters of one size: (1 - 0.5) / 1.5

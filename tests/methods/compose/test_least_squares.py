@@ -80,7 +80,7 @@ def test_the_merge_answers_each_adapters_inputs_better_than_the_sum_does() -> No
 
 
 def test_prompts_are_the_triggers_or_asked_for() -> None:
-    with pytest.raises(AskError, match="random:1 names no trigger word.*Set prompts"):
+    with pytest.raises(AskError, match=r"random:1 names no trigger word.*Set prompts"):
         fitted(LeastSquares(adapters=TWO))
     with pytest.raises(AskError, match="2 adapters and 1 prompts"):
         fitted(LeastSquares(adapters=TWO, prompts="a cat"))

@@ -55,8 +55,7 @@ def test_centres_are_means_as_long_as_their_members_by_loops_in_float64() -> Non
 
 def test_bricks_are_turned_to_the_one_they_resemble() -> None:
     rows = torch.tensor([[1.0, 0.0], [-0.9, 0.1], [0.1, -1.0], [0.0, 1.0]])
-    assert turned(rows).tolist() == [[1.0, 0.0], [0.8999999761581421, -0.10000000149011612], [0.10000000149011612, -1.0],
-                                     [0.0, -1.0]]  # fmt: skip
+    assert_close(turned(rows), rows * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None])
 
 
 def test_spread_scales_by_the_root_of_old_over_new_rank_and_not_at_the_default() -> None:

@@ -1,0 +1,110 @@
+"""The benchmark of compositions on the tiny model: what is asked, pooled, resumed, and not measurable."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.methods.measure.painter import Shelf
+from tests.tiny import tiny_sd
+from workbench.blocks.composition import Composed, Player
+from workbench.blocks.judging import concept, world_of
+from workbench.blocks.world import World
+from workbench.core.bundle import Bundle
+from workbench.core.errors import AskError
+from workbench.runs.bench import as_text, read_wishes
+from workbench.runs.benches import compose
+from workbench.runs.benches.compose import PAIRED, STYLED, SUMS, Job, Wishes, plan, pooled, rows, run
+
+WISHES = Wishes(minutes=5, pictures=2, prior=4, steps=2, pairs=1, few=1)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return replace(tiny_sd(), store=Shelf(), world=World.load())
+
+
+def players() -> list[Player]:
+    world = world_of(tiny_sd())
+    known = {"random:1": ("cat", "fox"), "random:2": ("dog", "gorilla"), "random:3": ("red", "bell"),
+             "random:4": ("flat", "emojione")}  # fmt: skip
+    return [Player(source, word, concept(world, what)) for source, (word, what) in known.items()]
+
+
+def test_wishes_are_read_and_refused_in_a_line() -> None:
+    assert read_wishes(Wishes, "compose", {"minutes": "25", "pictures": "8"}) == Wishes(minutes=25.0, pictures=8)
+    for given, word in (({"minute": "2"}, "no setting 'minute' for compose"), ({"pictures": "x"}, "a number"),
+                        ({"minutes": "0"}, "above 0")):  # fmt: skip
+        with pytest.raises(AskError, match=word):
+            read_wishes(Wishes, "compose", given)
+
+
+def test_tasks_are_each_alone_styles_unlike_and_alike_pairs() -> None:
+    jobs = list(plan(world_of(tiny_sd()), players(), Wishes()))
+    tasks = {task: [job for job in jobs if job.task == task] for task in ("T5", "T1", "T2", "T3")}
+    assert [job.players[0].source for job in tasks["T5"]] == ["random:1", "random:2", "random:3", "random:4"]
+    assert {job.players for job in tasks["T1"]} == {(p, players()[3]) for p in players()[:3]}
+    assert {(a.about.word, b.about.word) for a, b in (job.players for job in tasks["T3"])} == {("fox", "gorilla")}
+    assert len({job.players for job in tasks["T2"]}) == 2
+    assert {job.way for job in tasks["T1"]} == {*SUMS, *STYLED}
+    assert {job.way for job in tasks["T2"]} == {*SUMS, *PAIRED}
+    for job in jobs:
+        assert list(job.edit.adapters) == [player.source for player in job.players]  # type: ignore[attr-defined]
+    assert next(job for job in jobs if job.way == "sum 0.7").edit.weights == (0.7, 0.7)  # type: ignore[attr-defined]
+
+
+def test_two_objects_that_the_model_cannot_draw_are_not_measurable(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "STYLED", ("stf", "lora-switch"))
+    kept: list[int] = []
+    found = run(bundle, players()[1:], WISHES, "cpu", lambda result: kept.append(len(result["rows"])))
+    assert found["two_objects"] < 0.5
+    states = {row["name"]: row["state"] for row in found["rows"]}
+    paired = [state for name, state in states.items() if name.startswith("T2 ")]
+    assert paired
+    assert all(state.startswith("not measurable on this tier: the unedited model draws both") for state in paired)
+    assert states["T1 stf: random:2 + random:4"] == "done"
+    assert states["T5 lora: random:4"] == "done"
+    assert {states[f"T1 {way}: all pairs"] for way in SUMS} == {"best sum", "no difference shown"}
+    assert "not measurable" in as_text(found)
+    assert len(kept) > 3
+    drawn = dict(bundle.store.kept)  # type: ignore[union-attr]
+    again = run(bundle, players()[1:], WISHES, "cpu", lambda result: None)
+    assert [row["numbers"] for row in again["rows"]] == [row["numbers"] for row in found["rows"]]
+    assert set(bundle.store.kept) == set(drawn)  # type: ignore[union-attr]
+
+
+def test_what_the_budget_does_not_reach_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = replace(bundle, store=Shelf())
+    found = run(fresh, players(), replace(WISHES, minutes=1e-9), "cpu", lambda result: None)
+    assert "The budget ended" in found["note"]
+    assert {row["state"] for row in found["rows"]} == {"not reached"}
+    with pytest.raises(AskError, match="and there are none"):
+        run(fresh, [], WISHES, "cpu", lambda result: None)
+
+
+def outcome(hits: int, count: int = 32) -> Composed:
+    both = torch.arange(count) < hits
+    whole = torch.ones(count, dtype=torch.bool)
+    return Composed("", {"subject": whole, "style": both, "both": both}, whole, whole, torch.zeros(count), 1.0)
+
+
+def test_a_way_wins_only_over_the_best_sum_and_where_the_interval_excludes_nothing() -> None:
+    pair = (players()[0], players()[3])
+    hits = {"sum 0.5": 2, "sum 0.7": 12, "sum 1.0": 6, "stf": 30, "k-lora": 13, "lora-switch": 0}
+    done = {Job("T1", way, pair): outcome(count) for way, count in hits.items()}
+    jobs = [*done, Job("T1", "least-squares", pair)]
+    made = {row["way"]: row for row in rows(jobs, done, {}) if row["name"].endswith("all pairs")}
+    assert {way: row["state"] for way, row in made.items()} == {
+        "sum 0.5": "loses", "sum 0.7": "best sum", "sum 1.0": "loses", "stf": "wins", "k-lora": "no difference shown",
+        "lora-switch": "loses"}  # fmt: skip
+    assert made["stf"]["numbers"]["gain"] == pytest.approx(18 / 32, abs=1e-4)
+    assert "least-squares" not in pooled(jobs, done)
+
+
+def test_a_failure_is_a_state_and_not_the_end(bundle: Bundle) -> None:
+    field: Any = compose._Field(bundle, WISHES, compose.Budget(5))
+    strange = Player("no-such-adapter", "cat", players()[0].about)
+    assert field.measured(Job("T5", "lora", (strange,))).startswith("failed: There is no adapter 'no-such-adapter'")
