@@ -24,6 +24,15 @@ from workbench.ops.residual_scales import Grid
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A pass under way: over scales `first` to `last`, for these rows of the run."""
+
+    first: int
+    last: int
+    rows: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class Memory:
     """What one run knows of its earlier scales, shared by all views of some of its rows.
@@ -46,6 +55,11 @@ class Memory:
         """The same memory seen by some rows; they write into the whole."""
         mine = range(self.count) if self.at is None else self.at
         return replace(self, at=tuple(mine[i] for i in index))
+
+    @property
+    def passing(self) -> Pass | None:
+        """The pass that the network is making, as it says itself; whoever sits in its layers may ask."""
+        return self.keep.get("pass")
 
     def handed(self, by: Predict | None, count: int) -> "Memory":
         """A memory for another network that takes over: the same past, nothing kept."""

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from workbench.blocks.scales import Memory, Predict
+from workbench.blocks.scales import Memory, Pass, Predict
 from workbench.core.bundle import Condition
 from workbench.core.errors import AskError
 from workbench.models.var.transformer import VARTransformer, block_causal
@@ -94,6 +94,7 @@ def scale(net: VARTransformer, x: Tensor, k: int, cond: Condition) -> Tensor:
     cache: Cache = memory.keep.get("cache") or memory.keep.setdefault("cache", Cache.of(net, memory))
     rows = tuple(range(memory.count)) if memory.at is None else memory.at
     start = min(k, *(cache.reached[row] for row in rows))
+    memory.keep["pass"] = Pass(start, k, rows)
     made = _modulation(net, cache, rows, cond)
     tokens = _tokens(net, memory, x, start, k, rows, made.vector)
     if cache.places is None:
