@@ -1,6 +1,6 @@
 """A field of a form as a Gradio component, and whole forms."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -50,21 +50,31 @@ def component(field: Field, value: Any, suggest: Sequence[str] = (), tag: str = 
 
 
 def draw(
-    cls: type[Method], raws: Mapping[str, Any], keep: Keep, inputs: gr.State, tag: str, suggest: Sequence[str] = ()
+    cls: type[Method],
+    raws: Mapping[str, Any],
+    keep: Keep,
+    inputs: gr.State,
+    tag: str,
+    suggest: Sequence[str] = (),
+    *,
+    without: Collection[str] = (),
 ) -> Form:
     """Draw a method's form inside a render; each change calls `keep(state, name, raw)` and changes the state.
 
-    `raws` are the widgets' values so far; missing ones show the method's default.
+    `raws` are the widgets' values so far; missing ones show the method's default. Settings whose role or name is in
+    `without` are left out.
     """
     made = form(cls)
-    if not made.fields:
-        gr.Markdown("*This method has no settings.*", elem_classes=["quiet"])
-    for section in made.sections:
-        if section.folded:
+    parts = [(part, [f for f in part.fields if not {f.name, f.control.role} & set(without)]) for part in made.sections]
+    if not any(fields for _, fields in parts):
+        gr.Markdown("*This method has no settings.*" if not made.fields else "*All of it is set by the page.*",
+                    elem_classes=["quiet"])  # fmt: skip
+    for section, fields in parts:
+        if section.folded and fields:
             with gr.Accordion(section.title, open=False):
-                _fields(section.fields, raws, keep, inputs, tag, suggest)
+                _fields(fields, raws, keep, inputs, tag, suggest)
         else:
-            _fields(section.fields, raws, keep, inputs, tag, suggest)
+            _fields(fields, raws, keep, inputs, tag, suggest)
     return made
 
 

@@ -108,7 +108,7 @@ def _send(detail: Any, tabs: gr.Tabs, generate: Generate, compare: Compare, insp
     """The buttons that carry a picked picture to another page."""
     quiet: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
     detail.restore.click(generate.restore, [detail.picked], generate.restored(tabs), **quiet)
-    detail.start.click(generate.start_from, [detail.picked], [generate.canvas, tabs], **quiet)
+    detail.start.click(generate.start_from, [detail.picked], [*generate.origin, tabs], **quiet)
     detail.left.click(compare.take, [detail.picked], [compare.left, tabs], **quiet)
     detail.right.click(compare.take, [detail.picked], [compare.right, tabs], **quiet)
     detail.inspect.click(inspect.take, [detail.picked], [*inspect.outputs, tabs], **quiet)

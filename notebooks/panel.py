@@ -79,7 +79,7 @@ class Explorer(w.VBox):
         self.cls, self.bundle = cls, bundle
         self.fields = {field.name: field for field in form(cls).fields}
         shown = {name: settings.get(name, show(f, f.control.default)) for name, f in self.fields.items()}
-        self.widgets = {name: widget(field, shown[name]) for name, field in self.fields.items()}
+        self.inputs = {name: widget(field, shown[name]) for name, field in self.fields.items()}
         self.prompt = w.Text(prompt, description="Prompt", style=_WIDE, continuous_update=False)
         self.seed = w.BoundedIntText(seed, min=0, max=2**31 - 1, description="Seed", style=_WIDE)
         self.line = w.Label("")
@@ -88,12 +88,12 @@ class Explorer(w.VBox):
         self.view = w.VBox([])
         self._newest, self._lock, self._timer = 0, threading.Lock(), None
         self._idle = threading.Event()
-        for each in (*self.widgets.values(), self.prompt, self.seed):
+        for each in (*self.inputs.values(), self.prompt, self.seed):
             each.observe(lambda _: self.redraw(), names="value")
         self.stop.on_click(lambda _: self.cancel())
         head = w.HTML(f"<b>{cls.card.title}</b> &nbsp; <small>{cls.card.paper}</small>")
         status = w.HBox([self.bar, self.stop, self.line])
-        super().__init__([head, self.prompt, self.seed, *self.widgets.values(), status, self.view])
+        super().__init__([head, self.prompt, self.seed, *self.inputs.values(), status, self.view])
         self.redraw(0.0)
 
     def redraw(self, after: float = QUIET) -> None:
@@ -118,7 +118,7 @@ class Explorer(w.VBox):
 
     def method(self) -> Method:
         """The method with the settings as they stand. Raises `AskError`."""
-        raws: dict[str, Any] = {name: each.value for name, each in self.widgets.items()}  # type: ignore[attr-defined]
+        raws: dict[str, Any] = {name: each.value for name, each in self.inputs.items()}  # type: ignore[attr-defined]
         for name, field in self.fields.items():
             if field.widget == "tags":
                 raws[name] = [part.strip() for part in raws[name].split(",") if part.strip()]

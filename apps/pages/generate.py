@@ -10,7 +10,7 @@ import gradio as gr
 
 from apps import recipe as recipes
 from apps.desk import Desk, Ticket
-from apps.origin import BRUSH, on_canvas
+from apps.origin import BRUSH, Painted, behind, canvas, on_canvas
 from apps.pages.detail import Detail, plan_of
 from apps.panels import empty, trouble
 from apps.picker import Picker
@@ -111,7 +111,7 @@ class Generate:
         )
 
     def _start_picture(self) -> None:
-        with gr.Accordion("Start from a picture", open=False, elem_id="start"):
+        with gr.Accordion("Start from a picture", open=False, elem_id="start") as self.folded:
             gr.Markdown(
                 "Drop a picture to redraw it; paint over what should change to redraw only that. How much "
                 "changes is the sampler's strength.",
@@ -130,6 +130,7 @@ class Generate:
                 format="png",
                 transforms=("crop",),
             )
+            self.painted = gr.State(None)
             self.pad = gr.Slider(
                 0,
                 256,
@@ -181,9 +182,14 @@ class Generate:
         """The components that `spread` sets."""
         return [*self.inputs, self.picker.version, self.stack.version]
 
+    @property
+    def origin(self) -> list[Any]:
+        """The components that hold a picture to start from."""
+        return [self.canvas, self.painted, self.folded]
+
     def restored(self, tabs: gr.Tabs) -> list[Any]:
         """The components that `restore` sets."""
-        return [*self.outputs, self.roll, self.canvas, self.pad, self.stage, tabs]
+        return [*self.outputs, self.roll, *self.origin, self.pad, self.stage, tabs]
 
     @staticmethod
     def gather(*values: Any) -> recipes.Recipe:
@@ -211,13 +217,21 @@ class Generate:
             now,
         ]
 
-    def plan(self, found: recipes.Recipe, canvas: Any = None, pad: Any = 0, folder: Path | None = None) -> Any:
+    def plan(
+        self,
+        found: recipes.Recipe,
+        drawing: Any = None,
+        pad: Any = 0,
+        folder: Path | None = None,
+        painted: Painted | None = None,
+    ) -> Any:
         """The plan of a recipe, with what is on the canvas written into a folder. Raises `AskError`."""
         image = mask = None
-        background = (canvas or {}).get("background") if isinstance(canvas, dict) else None
+        background = drawing.get("background") if isinstance(drawing, dict) else None
         if background and folder is not None:
             pixels = recipes.whole(pad or 0, "The border", 0, 256)
-            image, mask = keep_canvas(background, (canvas or {}).get("layers") or (), folder, pixels)
+            picture, layers = behind(painted, background, drawing.get("layers") or ())
+            image, mask = keep_canvas(picture, layers, folder, pixels)
         self.desk.allow(found["model"])
         return recipes.plan(found, image, mask)
 
@@ -229,7 +243,7 @@ class Generate:
         run = gr.on(
             [self.go.click, self.prompt.submit],
             self.generate,
-            [*self.inputs, self.roll, self.canvas, self.pad],
+            [*self.inputs, self.roll, self.canvas, self.pad, self.painted],
             view,
             show_progress="hidden",
             concurrency_limit=32,
@@ -278,14 +292,14 @@ class Generate:
 
     def generate(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Draw: each step is one yield; the job goes on when the page is closed."""
-        *settings, roll, canvas, pad = values
+        *settings, roll, drawing, pad, painted = values
         owner = self.desk.owner(request)
         found = self.gather(*settings)
         if roll:
             found["seed"] = random.SystemRandom().randrange(2**32)
         try:
             folder = self.desk.fresh(owner)
-            plan = self.plan(found, canvas, pad, folder)
+            plan = self.plan(found, drawing, pad, folder, painted)
             ticket = self.desk.submit(owner, PAGE, plan, (folder,), plan.ask.prompts[0])
         except WorkbenchError as error:
             yield trouble(str(error)), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -356,17 +370,18 @@ class Generate:
         """Every setting of a picture or report of ours, on this page; or one line saying why not."""
         skip = [gr.skip()] * len(self.outputs)
         if not path:
-            return [*skip, *[gr.skip()] * 5]
+            return [*skip, *[gr.skip()] * 7]
         try:
             source = plan_of(path)
             found = recipes.of_plan(source)
-            canvas = on_canvas(self.desk, self.desk.owner(request), source)
+            shown, painted = on_canvas(self.desk, self.desk.owner(request), source)
         except WorkbenchError as error:
-            return [*skip, *[gr.skip()] * 3, trouble(str(error)), gr.Tabs(selected=PAGE)]
-        return [*self.spread(found), False, canvas, 0, gr.skip(), gr.Tabs(selected=PAGE)]
+            return [*skip, *[gr.skip()] * 5, trouble(str(error)), gr.Tabs(selected=PAGE)]
+        origin = (shown, painted, gr.Accordion(open=shown is not None))
+        return [*self.spread(found), False, *origin, 0, gr.skip(), gr.Tabs(selected=PAGE)]
 
-    def start_from(self, path: str | None) -> tuple[Any, Any]:
+    def start_from(self, path: str | None) -> tuple[Any, ...]:
         """A picture on the canvas of this page."""
         if not path:
-            return gr.skip(), gr.skip()
-        return {"background": path, "layers": [], "composite": path}, gr.Tabs(selected=PAGE)
+            return (gr.skip(),) * 4
+        return canvas(path), None, gr.Accordion(open=True), gr.Tabs(selected=PAGE)

@@ -24,6 +24,7 @@ from workbench.core.plan import Plan
 from workbench.core.report import Report
 from workbench.core.tape import Tap
 from workbench.runs.erasing import (
+    FORMS,
     Wish,
     at_strength,
     attacks,
@@ -147,8 +148,7 @@ class Erase:
                 self.attacked = gr.Dropdown(self.methods, value=first, label="On the edit of")
                 self.break_in = gr.Button("Attack this edit", elem_id="erase-break")
             with gr.Tab("Export"):
-                self.form = gr.Radio([("Whole model (zip)", "diffusers"), ("Delta", "delta"), ("LoRA", "lora")],
-                                     value="delta", label="Form", elem_id="erase-form")  # fmt: skip
+                self.form = gr.Radio(list(FORMS.items()), value=FORMS["Delta"], label="Form", elem_id="erase-form")
                 self.exported = gr.Dropdown(self.methods, value=first, label="Edit of")
                 self.export = gr.Button("Export", elem_id="erase-export")
 

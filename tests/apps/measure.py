@@ -20,6 +20,13 @@ REPEATS, PICTURES, STEPS = 20, 9, 20
 PROMPT = "a flat emoji of a cat"
 CHROMIUM = "/usr/bin/chromium"
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+#: Half a second in which nothing on the page changes: what came before has settled.
+_STILL = """() => new Promise(done => {
+  let timer = setTimeout(finish, 500);
+  const watch = new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(finish, 500); });
+  function finish() { watch.disconnect(); done(); }
+  watch.observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
+})"""
 _REACT = """async ([act, done]) => {
   const ready = new Function('return ' + done), began = performance.now();
   if (ready()) throw new Error('already so: ' + done);
@@ -78,15 +85,13 @@ def overhead(page: Any, desk: Any, runs: Path, spare: Path) -> dict[str, float]:
     page.locator("#prompt textarea").fill(PROMPT)
     page.locator("#sampler-diffuse-steps input").first.fill(str(STEPS))
     page.locator("#roll input").uncheck()
-    page.wait_for_timeout(1000)
-    shown, alone = [], []
+    page.evaluate(_STILL)
+    shown, alone, name = [], [], ""
     for turn in range(PICTURES + 1):
-        before = page.locator("#stage").inner_text()
-        done = (
-            f"!!document.querySelector('#stage .wb-done') && document.querySelector('#stage').innerText !== {before!r}"
-        )
+        done = f"(found => found && found[1] !== '{name}')(document.querySelector('#stage').innerText.match({_RUN}))"
         spent = page.evaluate(_REACT.replace("20000", "300000"), ["document.querySelector('#go').click()", done]) / 1000
-        folder = max(runs.glob("*/2*"), key=lambda path: path.stat().st_mtime)
+        name = page.evaluate(f"document.querySelector('#stage').innerText.match({_RUN})[1]")
+        (folder,) = runs.glob(f"*/{name}")
         plan = read_run(folder).plan
         began = time.perf_counter()
         run(plan, spare / "alone" / str(turn), bundle=desk.run_plan(plan))
@@ -122,7 +127,7 @@ class Act:
             if self.before:
                 page.evaluate(self.before)
             page.wait_for_function(f"() => !({self.seen})")
-            page.wait_for_timeout(400)  # what came before has settled
+            page.evaluate(_STILL)
             times.append(page.evaluate(_REACT, [self.do, self.seen]))
         p95 = statistics.quantiles(times, n=20, method="inclusive")[-1]
         return {"median": round(statistics.median(times), 1), "p95": round(p95, 1)}
@@ -147,6 +152,8 @@ def _tool(name: str, which: int = 0) -> str:
     return f"[...document.querySelectorAll('.wb-tool')].filter(b => b.innerText.trim() === '{name}')[{which}].click()"
 
 
+#: The line under a finished picture names the folder of its run.
+_RUN = r"/\brun (\S+)/"
 _COUNT = "document.querySelectorAll('.wb-item-head').length"
 _SEARCH, _METHODS = "#history-search textarea, #history-search input", "#method-search textarea, #method-search input"
 _TAB = "[...document.querySelectorAll('[role=tab]')].find(t => t.innerText.trim() === '{}').click()"

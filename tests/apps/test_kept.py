@@ -20,7 +20,7 @@ from tests.apps.conftest import MODEL, Served
 from workbench.core.ask import Ask
 from workbench.core.plan import Plan
 from workbench.runs.history import read_run
-from workbench.runs.shelf import keep_canvas, plan_inside
+from workbench.runs.shelf import plan_inside
 
 LENS = "denoise-film"
 
@@ -52,8 +52,8 @@ def gallery(served: Served) -> Gallery:
 RECIPE = ("a kept cat", "", 5, 1, "", MODEL, "diffuse", {"diffuse": {"steps": 2}})
 
 
-def _draw(generate: Generate, token: str, canvas: Any = None) -> str:
-    rows = generate.generate(_request(token), *RECIPE, [], False, canvas, 0)
+def _draw(generate: Generate, token: str, canvas: Any = None, painted: Any = None) -> str:
+    rows = generate.generate(_request(token), *RECIPE, [], False, canvas, 0, painted)
     return list(rows)[-1][2][0]
 
 
@@ -144,14 +144,20 @@ def test_the_start_picture_and_its_mask_come_back_on_the_canvas(
     mask = plan_inside(path).ask.mask
     assert mask is not None
     owner = served.demo.desk.owner(_request("painter"))
-    again = on_canvas(served.demo.desk, owner, plan_inside(path))
-    assert again is not None
-    kept = keep_canvas(again["background"], again["layers"], tmp_path / "again")[1]
-    assert kept is not None
-    assert np.array_equal(np.asarray(Image.open(kept)), np.asarray(Image.open(mask)))
+    shown, painted = on_canvas(served.demo.desk, owner, plan_inside(path))
+    assert shown is not None
+    assert shown["layers"] == []
+    seen = np.asarray(Image.open(shown["background"]))
+    assert tuple(seen[16, 16]) == (255, 79, 139)  # painted where the mask is white
+    assert tuple(seen[40, 40]) == (0x20, 0x40, 0x60)
+    again = plan_inside(_draw(generate, "painter", shown, painted)).ask
+    assert np.array_equal(np.asarray(Image.open(str(again.mask))), np.asarray(Image.open(mask)))
+    assert np.array_equal(np.asarray(Image.open(str(again.image))), np.asarray(Image.open(tmp_path / "start.png")))
+    other = {**shown, "background": str(tmp_path / "start.png")}
+    assert plan_inside(_draw(generate, "painter", other, painted)).ask.mask is None  # another picture, no mask of old
     stranger = served.demo.desk.owner(_request("stranger"))
     with pytest.warns(UserWarning, match="not in this browser's folder"):
-        assert on_canvas(served.demo.desk, stranger, plan_inside(path)) is None
+        assert on_canvas(served.demo.desk, stranger, plan_inside(path)) == (None, None)
 
 
 def test_a_plan_from_elsewhere_names_no_file_of_ours(served: Served) -> None:

@@ -31,7 +31,7 @@ def page(served: Served) -> Generate:
 def _values(**change: Any) -> list[Any]:
     steps = {"diffuse": {"steps": change.pop("steps", 3)}}
     start = {"prompt": "a cat", "negative": "", "seed": 5, "count": 1, "size": "", "model": MODEL, "sampler": "diffuse",
-             "raws": steps, "stack": [], "roll": False, "canvas": None, "pad": 0}  # fmt: skip
+             "raws": steps, "stack": [], "roll": False, "canvas": None, "pad": 0, "painted": None}  # fmt: skip
     return list({**start, **change}.values())
 
 

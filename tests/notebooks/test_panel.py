@@ -49,7 +49,7 @@ def test_the_newest_settings_win_and_the_kernel_is_free() -> None:
     explorer = panel.explore(method("diffuse", steps=1000), tiny_sd())
     time.sleep(0.3)
     asked = time.monotonic()
-    explorer.widgets["steps"].value = 2
+    explorer.inputs["steps"].value = 2
     assert time.monotonic() - asked < 0.5
     assert explorer.wait(60)
     assert explorer.method().steps == 2
@@ -67,7 +67,7 @@ def test_stop_ends_the_drawing() -> None:
 def test_a_refused_setting_is_a_line() -> None:
     explorer = panel.explore(method("diffuse", steps=1), tiny_sd())
     assert explorer.wait(60)
-    explorer.widgets["steps"].value = 0
+    explorer.inputs["steps"].value = 0
     assert explorer.wait(60)
     assert "steps" in explorer.line.value
 

@@ -27,6 +27,8 @@ from workbench.core.report import Note, Report
 from workbench.runs.export import Format, export_model
 
 TOPIC, REPORTS = "erase", "measure"
+#: Forms in which an edit can be taken along, by what a person calls them.
+FORMS: dict[str, Format] = {"Whole model (zip)": "diffusers", "Delta": "delta", "LoRA": "lora"}
 
 
 def _with(cls: type[Method], role: str) -> Control | None:

@@ -19,6 +19,8 @@ from workbench.models import files
 
 #: Characters of the metadata that is read from a picture; ours are a few thousand.
 MOST_META = 256_000
+#: Levels of 255 that a pixel may change on its way through a browser's canvas.
+CLOSE = 3
 
 
 def model_names(models: Path | str | None = None) -> list[str]:
@@ -85,6 +87,14 @@ def _painted(path: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "h w"]:
     with Image.open(path) as layer:
         alpha = layer.convert("RGBA").getchannel("A").resize((size[1], size[0]))
         return np.where(np.asarray(alpha) > 16, 255, 0).astype(np.uint8)
+
+
+def alike(one: Path | str, other: Path | str) -> bool:
+    """Whether two files show the same picture, each pixel to within `CLOSE` levels; False where one is gone."""
+    if not (Path(one).is_file() and Path(other).is_file()):
+        return False
+    a, b = (open_picture(path).astype(np.int16) for path in (one, other))
+    return a.shape == b.shape and bool(np.abs(a - b).max() <= CLOSE)
 
 
 def throw_away(picture: Path, bin_: Path) -> Path:

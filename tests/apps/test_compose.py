@@ -1,0 +1,87 @@
+"""The Compose page on a running app: the table of adapters, modes on the same seeds, reports, saving, fitting."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from apps.topics.compose import Compose, Request, added, box
+from tests.apps.conftest import Served
+from tests.apps.pages import RECIPE, last, page_of, request
+from tests.folders import tiny_plan
+from workbench.core.errors import AskError
+from workbench.runs.topics import methods
+
+WHO = request("composer")
+TWO = added(added([], "random:1", "one"), "random:2", "two")
+
+
+@pytest.fixture(scope="module")
+def page(served: Served) -> Compose:
+    return page_of(served, Compose)
+
+
+def test_the_table_goes_into_every_mode_by_role() -> None:
+    entries = [{**TWO[0], "trigger": "sks", "region": "0, 0, 0.5, 1", "weight": 0.5}, {**TWO[1], "region": "0.5,0,1,1"}]
+    for cls in methods(("compose",), "edit", wanted="adapter"):
+        made = Request(tiny_plan("a sks"), entries, [cls.card.name], {}).modes()[0].to_json()
+        assert made["adapters"] == ["random:1", "random:2"]
+        assert made["weights"] == [0.5, 1.0]
+        assert made.get("triggers", ["sks", ""]) == ["sks", ""]
+        assert made.get("regions", [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])[0] == [0.0, 0.0, 0.5, 1.0]
+
+
+def test_regions_are_boxes_inside_the_picture() -> None:
+    assert box("auto", "one") == []
+    assert box("0, 0.25; 0.5, 1", "one") == [0.0, 0.25, 0.5, 1.0]
+    for text in ("1, 2", "0.5, 0, 0.5, 1", "0, 0, 1, 1.5", "left"):
+        with pytest.raises(AskError, match="region of one"):
+            box(text, "one")
+    half = [{**TWO[0], "region": "0,0,1,1"}, TWO[1]]
+    with pytest.raises(AskError, match="leave all on auto"):
+        Request(tiny_plan("a"), half, ["masked-lora"], {}).modes()
+
+
+def test_several_modes_are_drawn_on_the_same_seeds(page: Compose) -> None:
+    shown = last(page.draw_all(WHO, 2, TWO, "", ["merge", "lora-switch"], {}, *RECIPE))
+    assert shown[1].count("<img") == 6
+    for name in ("without", "merge", "lora-switch", "seed 5", "seed 6"):
+        assert f"<th>{name}</th>" in shown[1]
+    pictures = {run.images[0].tobytes() for run in page.desk.history(page.desk.owner(WHO))}
+    assert len(pictures) == 6  # every mode does something
+
+
+def test_files_say_what_of_them_fits(page: Compose) -> None:
+    report = last(page.fits(WHO, TWO, "", [], {}, *RECIPE))[2]
+    titles = [panel.title for panel in report.panels]
+    assert titles.count("What was found") == 2
+
+
+def test_merged_adapters_are_saved_and_dropped_again(page: Compose) -> None:
+    file = Path(last(page.merge(WHO, "merge", TWO, "", [], {}, *RECIPE))[4].value["path"])
+    assert file.suffix == ".safetensors"
+    entries, _, _ = page.dropped([], [str(file)], WHO)
+    assert page.desk.owns(page.desk.owner(WHO), entries[0]["source"])
+    assert last(page.draw_all(WHO, 1, entries, "", ["merge"], {}, *RECIPE))[1].count("<img") == 2
+
+
+def test_a_fitted_adapter_stands_in_the_table(page: Compose, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "#c03020").save(tmp_path / "one.png")
+    quick = {"fit-lora": {"iterations": 2, "rank": 2, "batch": 1, "trigger": "zzz"}}
+    rows = list(page.fit(WHO, [str(tmp_path / "one.png")], "a {}", "fit-lora", quick, TWO, "", [], {}, *RECIPE))
+    assert any("Step" in str(row[0]) for row in rows) or "learned" in rows[-1][0]
+    assert "did not work" not in rows[-1][0]
+    entries, _ = page.newest(TWO, WHO)
+    assert (entries[-1]["trigger"], len(entries)) == ("zzz", 3)
+    assert Path(entries[-1]["source"]).is_file()
+    assert page.newest(entries, WHO)[0] == entries  # once
+
+
+def test_what_is_missing_is_a_line(page: Compose) -> None:
+    for rows, words in (
+        (page.draw_all(WHO, 1, [], "", ["merge"], {}, *RECIPE), "no adapter yet"),
+        (page.draw_all(WHO, 1, TWO, "", [], {}, *RECIPE), "No mode is chosen"),
+        (page.fit(WHO, [], "", "fit-lora", {}, [], "", [], {}, *RECIPE), "no pictures to learn from"),
+    ):
+        with pytest.raises(AskError, match=words):
+            last(rows)
