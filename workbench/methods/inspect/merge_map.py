@@ -47,8 +47,7 @@ class MergeMap(Lens):
         recorder = Recorder(steps=lambda step: step.index in evenly(step.total, self.moments))
         recorder.attention(sites, "place", self._places(bundle))
         images = scene.run(record=recorder.attach)
-        factor, size = bundle.shapes.multiple, images.shape[-2:]
-        latent = _latent(bundle, (int(size[0]), int(size[1])), factor)
+        latent = (images.shape[-2] // bundle.shapes.factor, images.shape[-1] // bundle.shapes.factor)
         found = {site: recorder.taken("place", site) for site in sites}  # [times, B, N]
         grids = {site: site_grid(bundle, site, latent) for site in sites}
         panels: list[Panel] = []
@@ -84,12 +83,6 @@ class MergeMap(Lens):
             shared.append(F.interpolate(share, size=finest, mode="nearest")[0, 0])
         title = "How often each token was merged"
         return Heat(torch.stack(shared).mean(0).numpy(), title, "share of layers and steps", 0.0, 1.0, over=under)
-
-
-def _latent(bundle: Bundle, size: tuple[int, int], factor: int) -> tuple[int, int]:
-    """The latent's size for a picture's, as the model's own sizes say."""
-    (_, height, width), (_, high, wide) = bundle.shapes.latent, bundle.shapes.image
-    return size[0] * height // high, size[1] * width // wide
 
 
 def mosaic(image: Tensor, place: Tensor, grid: tuple[int, int]) -> np.ndarray:
