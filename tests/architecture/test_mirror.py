@@ -14,6 +14,7 @@ TOGETHER = {
         "test_shipped.py",
         "test_stage.py",
         "test_feed.py",
+        "test_dit.py",
         "test_gpu.py",
         "test_student.py",
         "test_var_vq.py",

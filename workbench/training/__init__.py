@@ -2,7 +2,7 @@
 
 RECIPES: dict[str, str] = {
     name: f"workbench.training.{name.replace('-', '_')}"
-    for name in ("world", "vae", "text", "pool", "unet", "scorer", "simpool", "judge", "decoder", "student",
+    for name in ("world", "vae", "text", "pool", "unet", "dit", "scorer", "simpool", "judge", "decoder", "student",
                  "adapters", "evaluate", "var-vq",
                  "var", "var-decoder", "var-evaluate")
 } | {f"gpu{name}": f"workbench.training.gpu{name.replace('-', '_')}" for name in
