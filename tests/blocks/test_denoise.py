@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import PIXELS, sd_pipe, sdxl_pipe, tiny_sd, tiny_sdxl
-from workbench.blocks.denoise import Course, denoise, draw, picture_size
+from tests.tiny import PIXELS, sd_pipe, sdxl_pipe, tiny_sd, tiny_sd3, tiny_sdxl
+from workbench.blocks.denoise import Course, denoise, draw, noised, picture_size
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle
 from workbench.core.errors import AskError, CheckpointMismatch, Stopped
@@ -288,3 +288,31 @@ def test_values_that_are_not_finite_are_reported() -> None:
         patch.wrap("predict", lambda predict: lambda x, t, cond: predict(x, t, cond) * float("nan"))
         with pytest.raises(CheckpointMismatch, match="not finite"):
             draw(bundle, Ask(prompts="a cat"), ignore, Course("ddim", 2, 3.0))
+
+
+@pytest.mark.parametrize("kind", ["image", "inpaint"])
+def test_a_model_of_flow_matching_starts_from_a_picture_too(kind: str, tmp_path: Path) -> None:
+    """At strength 0.01 of many steps the picture is all but kept; inside a mask alone it is redrawn."""
+    bundle, drawn = tiny_sd3(), np.zeros((16, 16, 3), np.uint8)
+    drawn[:, 8:] = 200
+    Image.fromarray(drawn).save(tmp_path / "picture.png")
+    given: dict[str, Any] = {"prompts": ["a cat"], "seeds": [3], "image": tmp_path / "picture.png"}
+    if kind == "inpaint":
+        Image.fromarray((drawn[..., 0] > 0).astype(np.uint8) * 255).save(tmp_path / "mask.png")
+        given["mask"] = tmp_path / "mask.png"
+    states: list[torch.Tensor] = []
+    images = draw(bundle, Ask(**given), lambda step: states.append(step.x), Course("euler", 10, 1.0, strength=0.2))  # type: ignore[arg-type]
+    assert len(states) == 2
+    pixels = torch.from_numpy(drawn).permute(2, 0, 1)[None]
+    clean = bundle.encode(pixels.float() / 127.5 - 1, [torch.Generator().manual_seed(3)])
+    assert (states[0] - clean).abs().mean() < 1.0  # sigma 0.43 of noise, not the noise alone
+    if kind == "inpaint":
+        assert torch.equal(images[..., :8], pixels[..., :8])
+
+
+def test_noise_goes_into_a_flow_by_its_level() -> None:
+    scheduler = tiny_sd3().scheduler("euler", 4)
+    clean, noise = torch.ones(1, 4, 8, 8), 3 * torch.ones(1, 4, 8, 8)
+    for index, t in enumerate(scheduler.timesteps):
+        sigma = scheduler.sigmas[index]
+        torch.testing.assert_close(noised(scheduler, clean, noise, t[None]), (1 - sigma) * clean + sigma * noise)
