@@ -82,7 +82,7 @@ def test_slots_are_told_by_the_end_of_a_name() -> None:
          "factors"),
         ({"kw1": torch.ones(2, 2), "kw2": torch.ones(2, 2)}, "4x4"),
         ({"weight": torch.ones(7), "on_input": torch.tensor(True)}, "7 numbers"),
-        ({"up": torch.ones(3, 1), "down": torch.ones(1, 4), "dora": torch.ones(9)}, "9 numbers"),
+        ({"up": torch.ones(3, 1), "down": torch.ones(1, 4), "magnitude": torch.ones(9)}, "9 numbers"),
     ],
 )  # fmt: skip
 def test_tensors_of_another_shape_are_a_misfit(group: dict[str, torch.Tensor], word: str) -> None:

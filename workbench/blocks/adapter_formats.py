@@ -26,7 +26,7 @@ _SLOTS: tuple[tuple[str, str], ...] = (
     (r"\.lora_down\.weight", "down"), (r"\.lora_up\.weight", "up"), (r"\.lora_mid\.weight", "mid"),
     (r"(?:_lora|\.lora|\.lora_linear_layer)\.down\.weight", "down"),
     (r"(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight", "up"),
-    (r"\.alpha", "alpha"), (r"\.dora_scale", "dora"), (rf"\.lora_magnitude_vector{_NAMED}(?:\.weight)?", "dora"),
+    (r"\.alpha", "alpha"), (r"\.dora_scale", "dora"), (rf"\.lora_magnitude_vector{_NAMED}(?:\.weight)?", "magnitude"),
     *((rf"\.hada_{n}{_NAMED}", n) for n in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
     *((rf"\.lokr_{n}{_NAMED}", f"k{n}") for n in ("w1_a", "w1_b", "w1", "w2_a", "w2_b", "w2", "t2")),
     (rf"\.ia3_l{_NAMED}", "ia3"), (r"\.on_input", "on_input"), (r"\.diff", "diff"), (r"\.diff_b", "diff_b"),
@@ -117,7 +117,9 @@ def change(
         made = Change("full", 0, bias=bias)
     else:
         raise Misfit(f"only {', '.join(sorted(group))} of it is there")
-    return _dora(made, group["dora"], shape, weight().float()) if "dora" in group else made
+    if "magnitude" in group:  # peft's is of the outputs, whatever shape it is kept in
+        return _dora(made, group["magnitude"].flatten(), shape, weight())
+    return _dora(made, group["dora"], shape, weight()) if "dora" in group else made
 
 
 def _pair(group: Mapping[str, Tensor], shape: tuple[int, ...]) -> Factors:

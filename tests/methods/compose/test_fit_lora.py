@@ -26,7 +26,7 @@ QUICK = FitLora(**FitLora.quick)
 
 
 def test_the_loss_equals_the_equations_in_float64() -> None:
-    edit = QUICK.but(noun="dog", contrast=0.7, batch=5, rank=0 or 2, group="xattn")
+    edit = QUICK.but(noun="dog", contrast=0.7, batch=5, rank=2, group="xattn")
     recipe = edit.recipe(tiny_sd())
     states, losses, values = first(recipe, nudge=0.2)
     old, new, slow = Network(), Network(values), [0.0, 0.0]
