@@ -185,21 +185,21 @@ def train(
         if due():
             log.add(step=step, samples=step * batch, seconds=clock.seconds, loss=float(np.mean(recent)))
         if save():
-            checkpoint(name, model, optimiser, average, step, clock, log)
+            checkpoint(name, model, optimiser, average, step=step, seconds=clock.seconds, curve=log.curve)
     if recent:
         log.add(step=step, samples=step * batch, seconds=clock.seconds, loss=float(np.mean(recent)))
-    checkpoint(name, model, optimiser, average, step, clock, log)
+    checkpoint(name, model, optimiser, average, step=step, seconds=clock.seconds, curve=log.curve)
     final = {"step": step, "samples": step * batch, "seconds": round(clock.seconds)}
     final |= {"loss": log.curve[-1]["loss"]} if log.curve else {}
     ship(average.weights, shape, Path(folder) if folder else FOLDER, log, **final)
     return final
 
 
-def checkpoint(name: str, model: nn.Module, optimiser: Any, average: Any, step: int, clock: Clock, log: Log) -> None:
+def checkpoint(name: str, model: nn.Module, optimiser: Any, average: unet.Average, **numbers: Any) -> None:
     """Write what a later run goes on from."""
     averaged = {k: v.cpu().contiguous() for k, v in average.weights.items()}
     save_file(averaged, scratch() / f"{name}-average.safetensors")
-    keep(name, model, optimiser, step=step, seconds=clock.seconds, curve=log.curve)
+    keep(name, model, optimiser, **numbers)
 
 
 def ship(weights: dict[str, Tensor], shape: Shape, folder: Path, log: Log, **final: Any) -> None:
