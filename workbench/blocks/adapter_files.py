@@ -20,7 +20,8 @@ PEFT, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "tr
 MOST_BYTES, MOST_TENSORS, MOST_FILES = 4 << 30, 20_000, 4
 _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "I8", "BOOL")
 _PARTS = {"unet": "unet", "transformer": "transformer", "text": "text_encoder", "text2": "text_encoder_2"}
-_KOHYA = {"unet": "lora_unet", "text": "lora_te", "text2": "lora_te2", "transformer": "lora_transformer"}
+_KOHYA = {"unet": "lora_unet", "text": "lora_te", "text1": "lora_te1", "text2": "lora_te2",
+          "transformer": "lora_transformer"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +187,7 @@ def write(
     if not len(low_rank):
         raise AskError("This adapter changes nothing, so there is nothing to write.")
     tensors: dict[str, Tensor] = {}
+    towers = sum(any(key.startswith(f"{part}:") for key in low_rank) for part in ("text", "text2"))
     for key, (up, down) in low_rank.factors.items():
         part, _, name = key.partition(":")
         if part not in _PARTS:
@@ -195,7 +197,7 @@ def write(
         if len(shape) == 4:
             up, down = up[:, :, None, None], down.reshape(-1, *shape[1:])
         if form == "kohya":
-            names = kohya_names(part, stem)
+            names = kohya_names("text1" if part == "text" and towers > 1 else part, stem)
             tensors |= {names[0]: down, names[1]: up, names[2]: torch.tensor(float(up.shape[1]))}
         else:
             tensors |= {f"{peft_stem(part, stem)}.lora_A.weight": down, f"{peft_stem(part, stem)}.lora_B.weight": up}

@@ -11,7 +11,7 @@ full differences           dW and db as they are; and whole parameters W', whose
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -22,7 +22,7 @@ from workbench.ops.low_rank import Factors
 _NAMED = r"(?:\.[A-Za-z0-9_-]+)?"  # peft may write the adapter's name in between
 _SLOTS: tuple[tuple[str, str], ...] = (
     (rf"\.lora_A{_NAMED}\.weight", "down"), (rf"\.lora_B{_NAMED}\.weight", "up"),
-    (rf"\.lora_B{_NAMED}\.bias", "diff_b"),
+    (rf"\.lora_B{_NAMED}\.bias", "up_b"),
     (r"\.lora_down\.weight", "down"), (r"\.lora_up\.weight", "up"), (r"\.lora_mid\.weight", "mid"),
     (r"(?:_lora|\.lora|\.lora_linear_layer)\.down\.weight", "down"),
     (r"(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight", "up"),
@@ -102,7 +102,8 @@ def change(
     bias = group.get("diff_b")
     if {"up", "down"} <= set(group):
         up, down = _pair(group, shape)
-        made = Change("locon" if "mid" in group else "lora", up.shape[1], (up * scale, down), bias=bias)
+        bias = bias if bias is not None or "up_b" not in group else group["up_b"] * scale
+        made = Change("locon" if "mid" in group else "lora", up.shape[1], (up * scale, down))
     elif {"w1_a", "w1_b", "w2_a", "w2_b"} <= set(group):
         made = _hadamard(group, shape, scale)
     elif any(name.startswith("kw") for name in group):
@@ -110,13 +111,14 @@ def change(
     elif "ia3" in group or {"weight", "on_input"} <= set(group):
         made = Change("ia3", 0, dense=_ia3(group, shape, weight()))
     elif "diff" in group:
-        made = Change("full", 0, dense=_fits(group["diff"], shape), bias=bias)
+        made = Change("full", 0, dense=_fits(group["diff"], shape))
     elif "weight" in group:
         made = Change("whole", 0, dense=_fits(group["weight"], shape) - weight().float())
     elif bias is not None:
-        made = Change("full", 0, bias=bias)
+        made = Change("full")
     else:
         raise Misfit(f"only {', '.join(sorted(group))} of it is there")
+    made = replace(made, bias=bias)
     if "magnitude" in group:  # peft's is of the outputs, whatever shape it is kept in
         return _dora(made, group["magnitude"].flatten(), shape, weight())
     return _dora(made, group["dora"], shape, weight()) if "dora" in group else made

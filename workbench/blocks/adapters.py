@@ -187,7 +187,7 @@ class _Made:
                 raise adapter_formats.Misfit("its bias has no place or another shape")
             group["diff_b"] = group.pop("bias") - now.detach().float()
         bias = self.index.shapes.get(f"{place}.bias")
-        if "diff_b" in group and group["diff_b"].flatten().shape != bias:
+        if any(name in group and group[name].flatten().shape != bias for name in ("diff_b", "up_b")):
             raise adapter_formats.Misfit("its bias has no place or another shape")
 
         def weight() -> Tensor:

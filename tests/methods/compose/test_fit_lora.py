@@ -20,7 +20,7 @@ from workbench.core.scene import using
 from workbench.core.tape import Step, ignore
 from workbench.methods.compose.fit_lora import FitLora
 from workbench.ops.low_rank import LowRank
-from workbench.runs.store import Store
+from workbench.runs.store import FolderStore
 
 QUICK = FitLora(**FitLora.quick)
 
@@ -89,7 +89,7 @@ def test_it_learns_the_pictures() -> None:
 def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     import dataclasses
 
-    bundle = dataclasses.replace(tiny_sd(), store=Store(tmp_path))
+    bundle = dataclasses.replace(tiny_sd(), store=FolderStore(tmp_path))
     edit = QUICK.but(iterations=6)
     whole = edit.fit(tiny_sd(), ignore)
 

@@ -18,7 +18,8 @@ with a frozen text encoder the texts themselves cannot move (blocks/terms/meanin
 asks for both captions of a row, and the untrained network is the same one with its weights put back: no copy is held.
 
 Official settings: DreamBooth LoRA of diffusers rank 4, rate 1e-4, 500 steps of batch 1 at 512 px, prior weight 1; CAT
-gives no code. The defaults here are for the shipped model of 128 px; its numbers stand on the card.
+gives no code. The defaults here are for the shipped model of 128 px; what the judge sees of the shipped adapters, and
+of true drawings of the same things, is in assets/models/emoji-lora/*/training.json.
 
 Licence of the references: diffusers, Apache-2.0 (`train_dreambooth_lora.py`, read, not copied).
 """
