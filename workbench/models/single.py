@@ -54,7 +54,10 @@ def detect(name: str, tensors: Header, meta: Mapping[str, str]) -> Single:
     """
     first = tensors.get(f"{_UNET}input_blocks.0.0.weight")
     if first is None:
-        raise UnsupportedFamily(f"{name} is {_foreign(tensors)}; read here: whole SD 1.x, SD 2.x and SDXL checkpoints.")
+        raise UnsupportedFamily(
+            f"{name} is {_foreign(tensors)}; read here: whole SD 1.x, SD 2.x and SDXL checkpoints,"
+            " and diffusers folders of SD3, PixArt and FLUX."
+        )
     keys = [key for key in tensors if key.startswith(_UNET) and key.endswith("attn2.to_k.weight")]
     width = tensors[keys[0]][-1] if keys else 0
     if width not in _WIDTHS:
