@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
 
 from workbench.blocks.world import World
 from workbench.models.judge import Judge
+from workbench.models.weights import shards
 from workbench.training import unet
 from workbench.training.loop import MODELS, diffusers, signed
+from workbench.training.scorer import share
 
 SCORER, JUDGE = MODELS / "emoji-scorer", MODELS / "emoji-judge"
 MOST = 45 * 2**20
@@ -26,7 +29,7 @@ def pipe() -> Any:
 
 
 def test_the_models_fit_their_budget() -> None:
-    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) <= MOST
+    assert sum(path.lstat().st_size for path in MODELS.rglob("*") if path.is_file()) <= MOST
 
 
 def test_the_folder_is_a_plain_pipeline(pipe: Any) -> None:
@@ -57,19 +60,42 @@ def test_latents_have_deviation_one(pipe: Any) -> None:
     assert 0.85 < latents.std().item() < 1.15
 
 
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for file in shards(folder, ("model",))[0] for name, value in load_file(file).items()}
+
+
 @pytest.mark.parametrize("folder", [unet.FOLDER / "text_encoder", SCORER])
 def test_text_weights_carry_the_prefix_older_readers_need(folder: Path) -> None:
-    names = [n for n in load_file(folder / "model.safetensors") if "embeddings.token_embedding" in n]
+    names = [n for n in tensors(folder) if "embeddings.token_embedding" in n]
     assert names == ["text_model.embeddings.token_embedding.weight"]
 
 
 def test_the_text_encoder_is_the_scorers_text_tower() -> None:
-    mine, scorers = (
-        load_file(unet.FOLDER / "text_encoder" / "model.safetensors"),
-        load_file(SCORER / "model.safetensors"),
-    )
+    mine, scorers = tensors(unet.FOLDER / "text_encoder"), tensors(SCORER)
     for name, weight in mine.items():
         assert torch.equal(weight, scorers[name]), name
+
+
+def test_transformers_reads_the_scorer_whole() -> None:
+    clip, facts = CLIPModel.from_pretrained(SCORER, output_loading_info=True)
+    assert not facts["missing_keys"]
+    assert set(tensors(SCORER)) == set(clip.state_dict())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_scorer_keeps_its_text_tower_once_where_the_denoiser_has_the_same(tmp_path: Path, same: bool) -> None:
+    own = {"text_model.a": torch.arange(6.0), "vision_model.b": torch.ones(2, 2)}
+    tower, folder = tmp_path / "tower" / "model.safetensors", tmp_path / "scorer"
+    tower.parent.mkdir()
+    folder.mkdir()
+    save_file({"text_model.a": own["text_model.a"] + (0 if same else 1)}, tower)
+    save_file(own, folder / "model.safetensors")
+    share(folder, tower)
+    share(folder, tower)
+    found = tensors(folder)
+    assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in own.items()}
+    assert (folder / "model.safetensors").exists() != same
+    assert any(path.is_symlink() for path in folder.iterdir()) == same
 
 
 @pytest.mark.parametrize("notes", sorted(MODELS.rglob("training*.json")), ids=lambda p: str(p.relative_to(MODELS)))

@@ -9,6 +9,7 @@ scene in the batch that it describes, so that leaving a part out is never punish
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,7 @@ from workbench.blocks.world import Jitter, Plan, World
 from workbench.training.loop import MODELS, Clock, Log, every, keep, resume, signed
 
 FOLDER = MODELS / "emoji-scorer"
+TOWER = MODELS / "emoji-unet" / "text_encoder" / "model.safetensors"
 WIDTH = 160
 CLOSE = Jitter(single=(0.78, 0.92), shift=0.03, loose=0.08)
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -278,6 +281,7 @@ def train_text(
             right = true.gather(1, logits.argmax(1, keepdim=True)).float().mean().item()
             log.add(step=step, seconds=clock.seconds, loss=error.item(), reading=read.item(), right=right)
     ship(model, words)
+    share()
     (FOLDER / "training-text.json").unlink(missing_ok=True)
     log.write(FOLDER, step=step, samples=samples, seconds=round(clock.seconds))
     (FOLDER / "training.json").rename(FOLDER / "training-text.json")
@@ -333,6 +337,7 @@ def train(
     keep("scorer", vision, optimiser, step=step, seconds=clock.seconds, samples=samples, curve=log.curve)
     final = measure(model, words, world)
     ship(model, words)
+    share()
     log.write(FOLDER, **final, step=step, samples=samples, seconds=round(clock.seconds))
     return final
 
@@ -357,3 +362,22 @@ def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
     CLIPImageProcessor(
         size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(folder)
+
+
+def share(folder: Path = FOLDER, tower: Path = TOWER) -> None:
+    """Keep the text tower once: two shards, the second a link to the denoiser's, where it holds the same weights."""
+    whole = folder / "model.safetensors"
+    if not whole.exists() or not tower.exists():
+        return
+    own, other = load_file(whole), load_file(tower)
+    if not all(name in own and torch.equal(own[name], other[name]) for name in other):
+        return
+    rest, link = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    save_file({name: value for name, value in own.items() if name not in other}, folder / rest, {"format": "pt"})
+    (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(os.path.relpath(tower.resolve(), folder.resolve()))
+    places = {name: link if name in other else rest for name in sorted(own)}
+    size = sum(value.nbytes for value in own.values())
+    index = json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2)
+    (folder / "model.safetensors.index.json").write_text(index + "\n", encoding="utf-8")
+    whole.unlink()
