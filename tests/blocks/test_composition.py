@@ -23,7 +23,7 @@ STYLE = Concept("ink", style="ink")
 
 
 def halves(*pictures: tuple[tuple[float, ...], tuple[float, ...]]) -> torch.Tensor:
-    return torch.tensor([[*left, *right] for left, right in pictures])
+    return torch.tensor([[*left, *right] for left, right in pictures]).float()
 
 
 def test_pairs_are_marked_by_what_either_half_shows() -> None:

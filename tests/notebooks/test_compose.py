@@ -7,8 +7,8 @@ from pathlib import Path
 from workbench.core.catalog import catalog, find
 
 PATH = Path(__file__).parents[2] / "notebooks" / "compose.ipynb"
-#: Ways that the notebook leaves out: one adapter alone, learning one, and drawings to be fitted on.
-ELSEWHERE = {"lora", "fit-lora", "least-squares"}
+#: Ways that the notebook leaves out: one adapter alone, learning one, other sizes, drawings to fit on.
+ELSEWHERE = {"lora", "fit-lora", "res-adapter", "least-squares"}
 
 
 def code() -> str:

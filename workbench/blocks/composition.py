@@ -279,7 +279,7 @@ def panels(
     made.append(Note(
         f"Of {total} true drawings of these the judge names {hits / max(total, 1):.0%} rightly ({low:.0%} to {high:.0%}"
         "): no share above can mean more than that.", "Ceiling"))  # fmt: skip
-    for one in found:
+    for one in (each for each in found if each.pictures):
         strip = torch.cat(list(one.pictures))[:SHOWN]
         if len(strip):
             made.append(Picture(np.ascontiguousarray(strip.permute(2, 0, 3, 1).flatten(1, 2).numpy()), one.name))
