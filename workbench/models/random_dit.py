@@ -12,6 +12,7 @@ from torch import Tensor
 
 from workbench.core.bundle import Bundle, Condition, Seams, Shapes, TextStates
 from workbench.models import pixart, schedulers
+from workbench.models.pipeline import quiet
 from workbench.models.unet import guide
 from workbench.ops.noise import row_noise
 
@@ -41,7 +42,7 @@ def random_dit(
     from diffusers import PixArtTransformer2DModel
 
     where = torch.device(device)
-    with torch.random.fork_rng(devices=[] if where.type != "cuda" else [where]):
+    with quiet(), torch.random.fork_rng(devices=[] if where.type != "cuda" else [where]):
         torch.manual_seed(seed)
         with where:
             model = PixArtTransformer2DModel(

@@ -107,7 +107,7 @@ def tiles(size: tuple[int, int], side: int, cells: Int[Tensor, "B T"]) -> tuple[
     """Split a grid (height, width) into sources and destinations: one destination a tile of `side` x `side` places.
 
     `cells` names it, 0..side^2 - 1 row by row, for each whole tile. Places outside whole tiles are sources. Both come
-    as indices in the order of the grid (ToMe for Stable Diffusion, arXiv 2303.17604, section 4.1).
+    as indices in the order of the grid (ToMe for Stable Diffusion, arXiv 2303.17604).
     """
     height, width = size
     across = width // side

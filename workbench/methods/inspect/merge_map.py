@@ -1,6 +1,6 @@
 """Merge map: which tokens were merged, over the picture, layer by layer and step by step.
 
-Paper: the picture of Bolya and Hoffman 2023, "Token Merging for Fast Stable Diffusion", arXiv 2303.17604 (figure 2),
+Paper: the picture of Bolya and Hoffman 2023, "Token Merging for Fast Stable Diffusion", arXiv 2303.17604,
 for every edit that merges tokens.
 
 Equations: for a layer's plan with places p, every token is drawn in the mean colour of the tokens of its place in the

@@ -11,7 +11,7 @@ means, as in the paper's setting for Stable Diffusion (its classifiers weigh by 
 The function of the official code for Stable Diffusion cannot run (an undefined name), so the tests compare with
 scikit-learn. Clusters are found on the CPU, so this shows what good merging would keep; it does not save time.
 
-Official numbers: for Stable Diffusion a table of FID against ratio (paper, section 4.4); not compared here.
+Official numbers: FID of Stable Diffusion by ratio, in the paper; not compared here.
 
 Licence of the reference: JoakimHaurum/ATC, MIT (read, not copied), function `agglomerative_clustering`.
 """

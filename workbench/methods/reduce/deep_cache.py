@@ -4,12 +4,12 @@ Paper: Ma, Fang and Wang 2023, "DeepCache: Accelerating Diffusion Models for Fre
 
 Equations: let D_0 .. D_n be the skip connections from the outermost in, F the features that meet skip connection
 `branch` on the way up. Step i is full when i mod `interval` = 0 and keeps F_i; the others compute the layers from
-D_0 to D_branch only and put the kept F beside D_branch (uniform 1:N, eq. 6 to 8).
+D_0 to D_branch only and put the kept F beside D_branch (uniform 1:N).
 
 Differs: outputs are kept for the rows they belong to, so a run with changing rows (a guidance cut-off, an edit that
 asks the network twice) reuses what is its own or computes in full; the cache starts empty with every run, and outside
 of a run nothing is kept. Which step it is comes from the run, not from looking the timestep up. The non-uniform
-schedule of the paper (eq. 9) is left out.
+schedule of the paper is left out.
 
 Official numbers (README, A5000, SD 2.1 at 512 px, 50 steps): 2.33x with interval 3 and 3.2x with 5, branch 0. The
 ideal speed-up is 1 / (1 / interval + (1 - 1 / interval) share) with the share of a cached step's work, 0.079 for

@@ -12,7 +12,7 @@ Differs: each image decides for itself, with and without the prompt together (th
 the references decide once a batch; so an image does not depend on its mates. A batch skips the blocks when all of its
 images do; otherwise all are run, and the images that did not need it keep their cached difference.
 
-Official numbers (ParaAttention's README, FLUX.1-dev at 1,024 px, 28 steps, threshold 0.08): 1.55x; not compared here.
+Official numbers: in ParaAttention's README, for FLUX; not compared here.
 
 Licence of the references: chengzeyi/ParaAttention, its own (not read); diffusers, Apache-2.0 (read, not copied), class
 `FBCHeadBlockHook`.

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from workbench.blocks.merging import Sides, known, merge_sites, site_grid
 from workbench.core.attend import Attention, intercept
-from workbench.core.bundle import Bundle, Site, told
+from workbench.core.bundle import Bundle, Condition, Site
 from workbench.core.delta import Delta
 from workbench.core.method import Card, Edit
 from workbench.core.patch import Patch
@@ -44,15 +44,26 @@ class Todo(Edit):
 
     def patch(self, bundle: Bundle, delta: Delta, patch: Patch) -> None:
         """Change what the self-attentions of the chosen levels attend to."""
-        for site in merge_sites(bundle, self.level) if self.factor > 1 else ():
-            patch.put(site.module, "forward", self._thinned(bundle, site, site.module.forward))
+        if self.factor == 1:
+            return
+        sizes = [bundle.shapes.latent[1:]]  # of the latent in hand; asked outside, so that a compiler can trace inside
 
-    def _thinned(self, bundle: Bundle, site: Site, forward: Callable[..., Any]) -> Callable[..., Any]:
-        native = bundle.shapes.latent[1:]
+        def watch(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+                sizes[0] = (x.shape[-2], x.shape[-1])
+                return inner(x, t, cond)
 
+            return predict
+
+        patch.wrap("predict", watch)
+        for site in merge_sites(bundle, self.level):
+            patch.put(site.module, "forward", self._thinned(bundle, site, sizes, site.module.forward))
+
+    def _thinned(
+        self, bundle: Bundle, site: Site, sizes: list[tuple[int, int]], forward: Callable[..., Any]
+    ) -> Callable[..., Any]:
         def thinned(*args: Any, **kwargs: Any) -> Any:
-            call = told.get()
-            size = site_grid(bundle, site, native if call is None else call[1])
+            size = site_grid(bundle, site, sizes[0])
             x, tokens = (args[0] if args else kwargs["hidden_states"]), size[0] * size[1]
             apart = bundle.family != "mmdit" and kwargs.get("image_rotary_emb") is None
             if x.shape[1] < tokens or (apart and (x.shape[1] != tokens or _elsewhere(kwargs))):

@@ -1,6 +1,6 @@
 """What merging and caching save end to end, beside what their operations promise, and what it costs in pictures.
 
-    workbench bench --topic reduce [pictures=8 steps=4 width=256 depth=8 side=64] --out assets/benchmarks
+    workbench bench --topic reduce [pictures=4 steps=4 width=256 depth=8 side=64] --out assets/benchmarks
     workbench bench --topic reduce --tier gpu [only=sd1-512]
 
 On a CPU: a transformer of 1,024 tokens with random weights, in fp32 and bf16, and the default model at 20 steps. On a
@@ -40,7 +40,7 @@ BEST = 2.5
 class Wishes:
     """Pictures whose likeness is compared, and the random transformer's steps and size; `only` names a GPU case."""
 
-    pictures: int = 8
+    pictures: int = 4
     steps: int = 4
     width: int = 256
     depth: int = 8
