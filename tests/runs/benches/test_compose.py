@@ -102,6 +102,9 @@ def test_a_way_wins_only_over_the_best_sum_and_where_the_interval_excludes_nothi
         "lora-switch": "loses"}  # fmt: skip
     assert made["stf"]["numbers"]["gain"] == pytest.approx(18 / 32, abs=1e-4)
     assert "least-squares" not in pooled(jobs, done)
+    alone = {Job("T5", "lora", (player,)): outcome(count) for player, count in zip(players(), (32, 3), strict=False)}
+    assert compose.note(alone).endswith("of their pictures: random:2 9%.")
+    assert compose.note({}).startswith("Every adapter alone shows")
 
 
 def test_a_failure_is_a_state_and_not_the_end(bundle: Bundle) -> None:

@@ -38,7 +38,8 @@ from workbench.runs.verbs import load
 
 Result = dict[str, Any]
 SUMS = {f"sum {weight}": {"rule": "sum", "weights": weight} for weight in (0.5, 0.7, 1.0)}
-#: Six ways a task, plain addition counting as one; each with its method and settings.
+ABLE = 0.9  # an adapter alone should show its subject or style in this share of its pictures
+#: Six ways a task, plain addition counting as one; each a method at its defaults.
 STYLED = ("stf", "k-lora", "least-squares", "lora-composite", "lora-switch")
 PAIRED = ("stf", "least-squares", "lora-composite", "masked-lora", "clora")
 
@@ -129,6 +130,7 @@ def run(bundle: Bundle, players: Sequence[Player], wishes: Wishes, tier: str, ke
             states[job] = found if isinstance(found, str) else "done"
             done |= {} if isinstance(found, str) else {job: found}
         result["rows"] = rows(jobs, done, states)
+        result["note"] = note(done)
         result["minutes"] = round((time.monotonic() - budget.began) / 60, 2)
         keep(result)
     result["rows"] = rows(jobs, done, states)
@@ -217,6 +219,18 @@ def rows(jobs: Sequence[Job], done: Mapping[Job, Composed], states: Mapping[Job,
                          "state": "best sum" if found is best else verdict if comparable else "done",
                          "numbers": _rounded(numbers)})  # fmt: skip
     return made
+
+
+def note(done: Mapping[Job, Composed]) -> str:
+    """Which adapters hardly show alone, so that no way of composing them can show much."""
+    weak: list[str] = []
+    for job, found in done.items():
+        share = float(found.marks[found.leading].float().mean())
+        if job.task == "T5" and share < ABLE:
+            weak.append(f"{job.players[0].source} {share:.0%}")
+    if not weak:
+        return f"Every adapter alone shows what it stands for in {ABLE:.0%} of its pictures or more."
+    return f"Alone, these show what they stand for in fewer than {ABLE:.0%} of their pictures: {', '.join(weak)}."
 
 
 def pooled(jobs: Sequence[Job], done: Mapping[Job, Composed]) -> dict[str, Composed]:
