@@ -42,10 +42,9 @@ def exponential(shape: Sequence[int], generators: Sequence[torch.Generator], lik
 
     `torch.multinomial` of one draw a row consumes a generator in just this way over [B n, V].
     """
-    kind = {"device": like.device, "dtype": like.dtype}
+    noise = torch.empty(tuple(shape), device=like.device, dtype=like.dtype)
     if len(generators) == 1:
-        return torch.empty(tuple(shape), **kind).exponential_(generator=generators[0])
-    noise = torch.empty(tuple(shape), **kind)
+        return noise.exponential_(generator=generators[0])
     for row, generator in zip(noise, generators, strict=True):
         row.exponential_(generator=generator)
     return noise

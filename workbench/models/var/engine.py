@@ -94,9 +94,9 @@ def scale(net: VARTransformer, x: Tensor, k: int, cond: Condition) -> Tensor:
     cache: Cache = memory.keep.get("cache") or memory.keep.setdefault("cache", Cache.of(net, memory))
     rows = tuple(range(memory.count)) if memory.at is None else memory.at
     start = min(k, *(cache.reached[row] for row in rows))
-    memory.keep["pass"] = Pass(start, k, rows)
+    passing = memory.keep["pass"] = Pass(start, k, rows)
     made = _modulation(net, cache, rows, cond)
-    tokens = _tokens(net, memory, x, start, k, rows, made.vector)
+    tokens = _tokens(net, memory, x, passing, made.vector)
     if cache.places is None:
         cache.places = net.places(memory.grids)
     begin = sum(h * w for h, w in memory.grids[:start])
@@ -116,17 +116,15 @@ def scale(net: VARTransformer, x: Tensor, k: int, cond: Condition) -> Tensor:
     return logits.transpose(1, 2).reshape(len(x), -1, h, w)
 
 
-def _tokens(
-    net: VARTransformer, memory: Memory, x: Tensor, start: int, k: int, rows: tuple[int, ...], vector: Tensor
-) -> Tensor:
-    """Tokens [R, N, C] of scales start to k without their places: the last from `x`, earlier ones from memory."""
+def _tokens(net: VARTransformer, memory: Memory, x: Tensor, made: Pass, vector: Tensor) -> Tensor:
+    """Tokens [R, N, C] of a pass without their places: those of its last scale from `x`, earlier ones from memory."""
     resize = coarse if net.config.prediction == "residual" else fine
     inputs: list[Tensor] = []
-    for j in range(max(start, 1), k + 1):
-        state = x if j == k else memory.seen[j][_span(rows)]
+    for j in range(max(made.first, 1), made.last + 1):
+        state = x if j == made.last else memory.seen[j][_span(made.rows)]
         inputs.append(resize(state, memory.grids[j]).flatten(2).transpose(1, 2))
     many = torch.cat(inputs, 1).to(vector.dtype) if inputs else None
-    if many is not None and start > 0:
+    if many is not None and made.first > 0:
         return net.word_embed(many)
     h, w = memory.grids[0]
     return net.enter(many, vector, h * w)
