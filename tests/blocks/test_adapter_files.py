@@ -65,7 +65,8 @@ def test_peft_itself_reads_what_is_written(tmp_path: Path) -> None:
 
 def test_diffusers_reads_the_file_for_kohyas_programs(tmp_path: Path) -> None:
     low, shapes = some(tiny_sd())
-    low = LowRank({key: (up[:, :2], down[:2]) for key, (up, down) in low.factors.items()})  # it warns of unequal ranks
+    low = LowRank({key: (up[:, :2], down[:2]) for key, (up, down) in low.factors.items()  # it warns of unequal ranks
+                   if key.startswith("unet:")})  # fmt: skip
     write(low, tmp_path / "made.safetensors", "kohya", shapes=shapes)
     pipe = sd_pipe()
     pipe.load_lora_weights(tmp_path / "made.safetensors", adapter_name="made")

@@ -11,9 +11,8 @@ LESSONS = ({"caption": "a sks", "bare": "a cat"}, {"prior": "a dog"})
 
 
 def batch() -> Batch:
-    states = States(
-        torch.zeros(2, 4, 2, 2), torch.tensor([10, 20]), torch.tensor([0, 1]), torch.full((2, 4, 2, 2), 3.0)
-    )
+    truth = torch.full((2, 4, 2, 2), 3.0)
+    states = States(torch.zeros(2, 4, 2, 2), torch.tensor([10, 20]), torch.tensor([0, 1]), truth)
     found = Batch(Room(tiny_sd(), LESSONS), states)
     found.still["truth", ""] = truth
     found.still["teacher", "bare"] = torch.full((2, 4, 2, 2), 1.0)
