@@ -1,11 +1,17 @@
 """The recipe of the next-scale transformers: what is predicted from what, corrupted or not, and its shapes."""
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
+from workbench.blocks.world import World
 from workbench.core.errors import AskError
+from workbench.models.judge import Judge
+from workbench.models.load import load
 from workbench.models.var.vq import MultiScaleVQ
-from workbench.training import var, var_vq
+from workbench.training import var, var_decoder, var_evaluate, var_vq
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,61 @@ def test_tables_and_biases_do_not_decay() -> None:
     assert len(held["params"]) + len(rest["params"]) == len(list(model.parameters()))
 
 
+def test_what_the_decoder_is_given_are_sums_of_codes(vq: MultiScaleVQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    f, generator = latents(), torch.Generator().manual_seed(0)
+    monkeypatch.setattr(var_decoder, "CORRUPT", 0.0)
+    torch.testing.assert_close(var_decoder.states(vq, f, generator), vq.quantise(f).prefixes[-1])
+    monkeypatch.setattr(var_decoder, "CORRUPT", 1.0)
+    assert not torch.allclose(var_decoder.states(vq, f, generator), vq.quantise(f).prefixes[-1])
+
+
+def test_only_the_decoder_learns_while_tokens_stay() -> None:
+    model = var_decoder.frozen(MultiScaleVQ(**var_vq.SHAPES["cpu"]))
+    learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"decoder", "post_quant_conv"}
+
+
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(AskError, match="part is 'critic'"):
         var.train(part="critic")
+
+
+# ---------------------------------------------------------------------------------------------------- what is shipped
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Any:
+    return var_evaluate.load()
+
+
+def test_the_folder_is_small_and_whole() -> None:
+    files = [path for path in var.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 1.9e6
+    assert {path.parent.name for path in files if path.suffix == ".safetensors"} == {"vq", "transformer", "refiner"}
+
+
+def test_its_reconstructions_keep_what_was_measured(shipped: Any) -> None:
+    world = World.load()
+    told = json.loads((var.FOLDER / "vq" / "training.json").read_text("utf-8"))["final"]
+    found = var_vq.measure(shipped.vq, world, var_vq.subject(world, "cpu"), 16)
+    # 16 scenes instead of 256, whose errors spread by about 1.5 dB
+    assert found["psnr"] == pytest.approx(told["psnr"], abs=1.5)
+    assert told["codes_used"] >= 0.8
+
+
+def test_the_judge_names_most_of_what_it_draws(shipped: Any) -> None:
+    """Eight objects, one picture each; the share over all pairs is in evaluation.json."""
+    world = World.load()
+    plans = var_evaluate.asked(world, var_vq.subject(world, "cpu"), 1)[::8]
+    vectors = var.Vectors(torch.device("cpu"))([var.plain(plan) for plan in plans])
+    pictures = var_evaluate.draw(shipped, vectors, guidance_scale=var_evaluate.GUIDANCE, top_p=var_evaluate.TOP_P)
+    assert pictures.shape == (8, 3, 64, 64)
+    assert var_evaluate.judged(Judge.load(var_evaluate.JUDGE), world, pictures, plans)["object"] >= 0.5
+    assert torch.equal(pictures[:1], var_evaluate.draw(shipped, vectors[:1], guidance_scale=4.0, top_p=0.95))
+
+
+def test_it_opens_as_the_others_do() -> None:
+    bundle = load("emoji-var")
+    assert bundle.family == "var"
+    assert bundle.about["objects"] == list(var_vq.subject(World.load(), "cpu").objects)
+    assert bundle.open("refiner").family == "var"

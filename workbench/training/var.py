@@ -83,8 +83,9 @@ def latents(vq: MultiScaleVQ, world: World, plans: list[Plan], device: torch.dev
     path = scratch() / f"var-latents-{mark}.safetensors"
     if not path.exists():
         parts = []
-        for first in range(0, len(plans), 500):
-            pool = var_vq.drawn(world, plans[first : first + 500], device)
+        piece = 500 if device.type == "cpu" else len(plans)  # a GPU lays out its sprites once for all
+        for first in range(0, len(plans), piece):
+            pool = var_vq.drawn(world, plans[first : first + piece], device)
             rows = torch.arange(len(pool), device=device).split(50)
             parts += [vq.encode(var_vq.pictures(pool, at)).half().cpu() for at in rows]
         save_file({"latents": torch.cat(parts).contiguous()}, path)
@@ -165,10 +166,10 @@ def train(
     torch.manual_seed(seed)
     settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "corrupt": corrupt, "scenes": scenes}
     world, place, name = World.load(), torch.device(device), f"var-{part}-{shape}"
-    about, vq, vectors = var_vq.subject(world, shape), var_vq.shipped().to(place), Vectors(place)
+    about, vq, vectors = var_vq.subject(world, shape), var_vq.moved(var_vq.shipped(), place), Vectors(place)
     plans = var_vq.planned(world, about, 7, scenes)
     f = latents(vq, world, plans, place)
-    model = build(part, shape).to(place)
+    model = var_vq.moved(build(part, shape), place)
     optimiser = torch.optim.AdamW(decayed(model, 0.05), lr=lr, betas=(0.9, 0.95))
     past, average = resume(name, model, optimiser), Average(model, 0.99)
     if past:
@@ -229,7 +230,7 @@ def assemble() -> None:
     if not {"vq", "transformer"} <= set(there):
         return
     kinds: dict[str, Any] = {name: MultiScaleVQ if name == "vq" else VARTransformer for name in there}
-    parts = {name: kinds[name].from_pretrained(path, torch_dtype=torch.float16) for name, path in there.items()}
+    parts = {name: kinds[name].from_pretrained(path).half() for name, path in there.items()}
     scheduler = VARScheduler(patch_nums=parts["vq"].patch_nums)
     VARPipeline(**parts, scheduler=scheduler).save_pretrained(FOLDER)
     for config in FOLDER.glob("*/config.json"):  # diffusers notes the folder a part was read from

@@ -62,7 +62,7 @@ def train(
     settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "corrupt": CORRUPT}
     world, place, name = World.load(), torch.device(device), f"var-decoder-{shape}"
     about, notes = var_vq.subject(world, shape), var_vq.notes()
-    model = frozen(var_vq.shipped().to(place, memory_format=torch.channels_last))
+    model = frozen(var_vq.moved(var_vq.shipped(), place))
     plans = var_vq.planned(world, about, 7, scenes)
     pool, f = var_vq.drawn(world, plans, place).to(place), latents(model, world, plans, place)
     wanted = [p for p in model.parameters() if p.requires_grad]

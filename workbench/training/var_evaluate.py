@@ -26,7 +26,7 @@ GUIDANCE, TOP_P = 4.0, 0.95
 
 def load() -> VARPipeline:
     """The shipped pipeline in float32."""
-    pipe: Any = VARPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipe: Any = VARPipeline.from_pretrained(FOLDER)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

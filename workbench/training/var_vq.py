@@ -228,7 +228,7 @@ def train(
     settings = {"minutes": minutes, "batch": batch, "lr": lr, "tail": tail, "warm": warm, "scenes": scenes}
     world, place = World.load(), torch.device(device)
     about, name = subject(world, shape), f"var-vq-{shape}"
-    model = build(shape).to(place, memory_format=torch.channels_last)
+    model = moved(build(shape), place)
     wanted = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(wanted, lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
     past, book = resume(name, model, optimiser), Book(model)
@@ -288,6 +288,11 @@ def shipped() -> MultiScaleVQ:
     """The shipped autoencoder, in float32, to be left as it is."""
     model: Any = MultiScaleVQ.from_pretrained(FOLDER / "vq")
     return model.float().eval().requires_grad_(False)
+
+
+def moved(model: Any, place: torch.device) -> Any:
+    """A model on a device, its convolutions channels-last."""
+    return model.to(place, memory_format=torch.channels_last)
 
 
 def notes() -> dict[str, Any]:

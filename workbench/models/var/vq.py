@@ -254,6 +254,7 @@ class MultiScaleVQ(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    config: Any
 
     @register_to_config
     def __init__(
