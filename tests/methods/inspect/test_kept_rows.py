@@ -1,4 +1,4 @@
-"""Kept rows: a fixed destination in each tile shows as a comb, a drawn one does not, and nothing merged is all kept."""
+"""Kept rows: nothing merged is all kept, even cells have no bias, margins agree, fixed and drawn tiles differ."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ tile-wise destinations of Bolya and Hoffman 2023, "Token Merging for Fast Stable
 
 Equations: kept(i) = mean over pictures, steps and layers of 1 / |place of token i|: 1 for a token that always stayed
 alone. With rows R of the grid and m the mean of kept, row bias = std_R(mean of kept over R) / m, likewise columns;
-comb = (mean of kept over tokens with even row and column) / m - 1, which a fixed destination in each 2x2 tile raises;
+comb = (mean of kept over tokens with even row and column) / m - 1, away from 0 where the place in a 2x2 tile matters;
 lean = (mean of the lower half - mean of the upper half) / m.
 
 Differs: nothing to differ from. There are no official numbers. Licence: there is no reference code. Objects stand in
