@@ -7,7 +7,7 @@ State `x` is the accumulated latent [B, C, h, w] (residual prediction) or the co
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -179,7 +179,7 @@ def descend(run: Descent, x: Tensor, stop: int | None = None) -> Float[Tensor, "
     bundle, grids, first = run.bundle, run.memory.grids, run.turns[0]
     last = len(grids) if stop is None else stop
     runs = _singles(run, len(x)) if run.alone else (run,)
-    states = [row.clone() for row in x.split(1)] if run.alone else [x]
+    states = [x[i : i + 1].clone() for i in range(len(x))] if run.alone else [x]
     bundle.tell(Started(last - first.start, first.cond.seeds[: len(x)]))
     try:
         for k in range(first.start, last):
@@ -202,7 +202,7 @@ def descend(run: Descent, x: Tensor, stop: int | None = None) -> Float[Tensor, "
 def pictures(bundle: Bundle, x: Tensor, *, alone: bool = False) -> Images:
     """What a state shows: uint8 [B, 3, H, W]; with `alone` one image at a time."""
     with torch.no_grad():
-        rows = [row.clone() for row in x.split(1)] if alone else [x]
+        rows = [x[i : i + 1].clone() for i in range(len(x))] if alone else [x]
         return torch.cat([to_images(bundle.decode(row)) for row in rows])
 
 
@@ -249,4 +249,5 @@ def _forget_others(run: Descent, current: Turn) -> None:
 
 def _at(value: Any, k: int) -> Any:
     """A setting that is one for all scales, or its value at scale k; the last one serves all that follow."""
-    return value[min(k, len(value) - 1)] if isinstance(value, tuple) else value
+    values = cast(tuple[Any, ...], value) if isinstance(value, tuple) else (value,)
+    return values[min(k, len(values) - 1)]

@@ -53,13 +53,13 @@ def from_parts(
 
     side, config = vq.patch_nums[-1], net.config
     pixels = side * vq.factor
-    shapes = Shapes((config.latent_channels, side, side), (3, pixels, pixels), (1, net.width), multiple=vq.factor)
+    shapes = Shapes((config["latent_channels"], side, side), (3, pixels, pixels), (1, net.width), multiple=vq.factor)
     seams = Seams(
         read=_reader(net, name, other), predict=predictor(net), guide=guide, advance=_advancer(vq, net),
         decode=lambda latents: vq.decode(latents.to(vq.dtype)))  # fmt: skip
     facts = {
-        "grids": [list(grid) for grid in net.grids], "vocab": config.vocab_size, "classes": config.num_classes,
-        "prediction": config.prediction, "any_schedule": config.position == "area",
+        "grids": [list(grid) for grid in net.grids], "vocab": config["vocab_size"], "classes": config["num_classes"],
+        "prediction": config["prediction"], "any_schedule": config["position"] == "area",
         "refiner": refiner is not None}  # fmt: skip
     return Bundle(
         name=name, family="var", digest=digest, parts={"var": net, "vq": vq}, shapes=shapes, seams=seams,
@@ -70,12 +70,12 @@ def from_parts(
 
 def check_pair(vq: MultiScaleVQ, net: VARTransformer, name: str) -> None:
     """Raise `CheckpointMismatch` when a VQ and a transformer do not speak of the same tokens."""
-    direct = net.config.prediction == "direct"
+    direct = net.config["prediction"] == "direct"
     pairs = {
-        "codes in the vocabulary": (vq.config.vocab_size, net.config.vocab_size),
-        "channels of the latent": (vq.config.latent_channels, net.config.latent_channels),
+        "codes in the vocabulary": (vq.config["vocab_size"], net.config["vocab_size"]),
+        "channels of the latent": (vq.config["latent_channels"], net.config["latent_channels"]),
         "scales": (named([(p, p) for p in vq.patch_nums]), named(net.grids)),
-        "prediction": ("residual" if vq.config.residual else "direct", "direct" if direct else "residual"),
+        "prediction": ("residual" if vq.config["residual"] else "direct", "direct" if direct else "residual"),
     }
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:
@@ -91,7 +91,7 @@ def guide(positive: Tensor, negative: Tensor, scale: float | Tensor, cond: Condi
 
 
 def _reader(net: VARTransformer, name: str, opener: Callable[[str], Bundle]) -> Callable[[Sequence[str]], TextStates]:
-    classes, words = net.config.num_classes, net.config.text_model
+    classes, words = net.config["num_classes"], net.config["text_model"]
 
     def one(prompt: str) -> Tensor:
         device = net.head.weight.device
@@ -99,12 +99,12 @@ def _reader(net: VARTransformer, name: str, opener: Callable[[str], Bundle]) -> 
             return net.null()[None]
         if prompt.startswith(_CLASS):
             return net.embed(torch.tensor([class_id(prompt, classes, name)], device=device))
-        if not net.config.pooled_dim:
+        if not net.config["pooled_dim"]:
             raise AskError(
                 f"The prompt is {prompt[:60]!r}; {name} draws classes. Ask for class:0 to class:{classes - 1}."
             )
         pooled = opener(words).read([prompt]).pooled
-        if pooled is None or pooled.shape[-1] != net.config.pooled_dim:
+        if pooled is None or pooled.shape[-1] != net.config["pooled_dim"]:
             raise CheckpointMismatch(f"{name} reads texts through {words!r}, whose embedding is not the one it knows.")
         return net.embed(pooled.to(device, net.dtype))
 
@@ -126,7 +126,7 @@ def class_id(prompt: str, classes: int, name: str) -> int:
 
 
 def _advancer(vq: MultiScaleVQ, net: VARTransformer) -> Callable[..., tuple[Tensor, Tensor]]:
-    residual = net.config.prediction == "residual"
+    residual = net.config["prediction"] == "residual"
 
     def advance(
         x: Tensor, logits: Tensor, t: Tensor, cond: Condition, choice: Choice, generators: Sequence[torch.Generator]
@@ -158,21 +158,22 @@ def sites(net: VARTransformer) -> Iterator[Site]:
     """Blocks, their norm, attention and mlp, in the order of the forward pass; tokens are those of the last scale."""
     width = net.width
     tokens = net.grids[-1][0] * net.grids[-1][1]
+    block: Any
     for b, block in enumerate(net.blocks):
         path = f"blocks.{b}"
         common: dict[str, Any] = {"part": "var", "tokens": tokens}
         yield Site(path=path, kind="block", module=block, **common)
-        yield Site(path=f"{path}.norm", kind="norm", module=block.norm, **common)  # type: ignore[arg-type]
-        fused: Any = block.attn.mat_qkv  # type: ignore[union-attr]
+        yield Site(path=f"{path}.norm", kind="norm", module=block.norm, **common)
+        fused: Any = block.attn.mat_qkv
         handles = {
             ours: Handle(f"var:{path}.attn.mat_qkv.weight", fused, rows=slice(i * width, (i + 1) * width))
             for i, ours in enumerate(("query", "key", "value"))
         }
-        handles["out"] = Handle(f"var:{path}.attn.proj.weight", block.attn.proj)  # type: ignore[union-attr, arg-type]
+        handles["out"] = Handle(f"var:{path}.attn.proj.weight", block.attn.proj)
         yield Site(
             path=f"{path}.attn", kind="self-attention", module=block.attn, heads=net.heads, handles=handles,
-            **common)  # type: ignore[arg-type]  # fmt: skip
-        mlp = {"up": block.ffn.fc1, "down": block.ffn.fc2}  # type: ignore[union-attr]
+            **common)  # fmt: skip
+        mlp = {"up": block.ffn.fc1, "down": block.ffn.fc2}
         names = {"up": "fc1", "down": "fc2"}
-        handles = {ours: Handle(f"var:{path}.ffn.{names[ours]}.weight", linear) for ours, linear in mlp.items()}  # type: ignore[arg-type]
-        yield Site(path=f"{path}.ffn", kind="mlp", module=block.ffn, handles=handles, **common)  # type: ignore[arg-type]
+        handles = {ours: Handle(f"var:{path}.ffn.{names[ours]}.weight", linear) for ours, linear in mlp.items()}
+        yield Site(path=f"{path}.ffn", kind="mlp", module=block.ffn, handles=handles, **common)

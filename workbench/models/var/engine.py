@@ -118,7 +118,7 @@ def scale(net: VARTransformer, x: Tensor, k: int, cond: Condition) -> Tensor:
 
 def _tokens(net: VARTransformer, memory: Memory, x: Tensor, made: Pass, vector: Tensor) -> Tensor:
     """Tokens [R, N, C] of a pass without their places: those of its last scale from `x`, earlier ones from memory."""
-    resize = coarse if net.config.prediction == "residual" else fine
+    resize = coarse if net.config["prediction"] == "residual" else fine
     inputs: list[Tensor] = []
     for j in range(max(made.first, 1), made.last + 1):
         state = x if j == made.last else memory.seen[j][_span(made.rows)]
@@ -149,10 +149,11 @@ def _mask(grids: Sequence[Grid], before: int, device: torch.device) -> Tensor:
 
 def _span(rows: tuple[int, ...]) -> slice | list[int]:
     """Rows as a slice where they lie in an even row, so that looking at them copies nothing."""
-    step = rows[1] - rows[0] if len(rows) > 1 else 1
-    if step > 0 and all(b - a == step for a, b in pairwise(rows)):
-        return slice(rows[0], rows[-1] + 1, step)
-    return list(rows)
+    index = list(rows)
+    step = index[1] - index[0] if len(index) > 1 else 1
+    if step > 0 and all(b - a == step for a, b in pairwise(index)):
+        return slice(index[0], index[-1] + 1, step)
+    return index
 
 
 def _own(cond: Condition) -> Condition:

@@ -46,7 +46,7 @@ def decode(
     """The latent [B, C, h, w] and each scale's tokens for condition rows [2 B, C], those of nothing first."""
     count, total, side = len(cond) // 2, len(net.grids), vq.patch_nums[-1]
     stores: list[Any] = [_Growing() for _ in net.blocks]
-    f_hat = torch.zeros(count, net.config.latent_channels, side, side, dtype=cond.dtype, device=cond.device)
+    f_hat = torch.zeros(count, net.config["latent_channels"], side, side, dtype=cond.dtype, device=cond.device)
     following, begin, drawn = f_hat, 0, []
     for k, (h, w) in enumerate(net.grids):
         places = net.lvl_embed.weight[k] + net.pos_1LC[:, begin : begin + h * w]

@@ -35,7 +35,7 @@ class VARScheduler(SchedulerMixin, ConfigMixin):
 
     def scales(self, guidance: float | Sequence[float] | None, count: int, like: Tensor) -> list[float | Tensor]:
         """Guidance at every scale: a number, or one an image [B, 1, 1, 1]. Raises ValueError for a wrong count."""
-        asked = self.config.guidance if guidance is None else guidance
+        asked = self.config["guidance"] if guidance is None else guidance
         total = len(self.timesteps)
         if isinstance(asked, int | float):
             return list(ramp(float(asked), total))

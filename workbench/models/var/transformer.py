@@ -218,7 +218,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
         for block in self.blocks:
             block.attn.proj.weight.div_(math.sqrt(2 * len(self.blocks)))  # type: ignore[union-attr, operator]
             block.ffn.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))  # type: ignore[union-attr, operator]
-            if self.config.shared_aln:
+            if self.config["shared_aln"]:
                 block.ada_gss[:, :, 2:].mul_(ada)  # type: ignore[index]
                 block.ada_gss[:, :, :2].mul_(gamma)  # type: ignore[index]
             else:
@@ -228,7 +228,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
 
     def null(self) -> Tensor:
         """The condition of nothing, [C]: the last class, or the text model's own vector."""
-        return self.class_emb.weight[-1] if self.config.num_classes else self.text_null
+        return self.class_emb.weight[-1] if self.config["num_classes"] else self.text_null
 
     def embed(self, condition: Tensor, dropped: Tensor | None = None) -> Tensor:
         """The condition [B, C] of class ids [B] or text embeddings [B, E]; rows where `dropped` [B] become null."""
@@ -237,14 +237,14 @@ class VARTransformer(ModelMixin, ConfigMixin):
 
     def shared(self, cond: Tensor) -> Tensor | None:
         """What all blocks' modulations have in common [R, 1, 6, C], None where each has its own."""
-        return self.shared_ada_lin(cond).view(len(cond), 1, 6, -1) if self.config.shared_aln else None
+        return self.shared_ada_lin(cond).view(len(cond), 1, 6, -1) if self.config["shared_aln"] else None
 
     def places(self, grids: Sequence[Grid]) -> Tensor:
         """The vectors of scale and place of a schedule's tokens, [L, C].
 
         Raises `AskError` for another schedule than the model's own where places are counted one by one.
         """
-        if self.config.position == "area":
+        if self.config["position"] == "area":
             tables = [F.interpolate(self.pos_1LC, size=grid, mode="area").flatten(2) for grid in grids]
             return torch.cat(tables, 2)[0].T
         if tuple(grids) != self.grids:
@@ -280,7 +280,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
             raise AskError(f"{x.shape[1]} tokens were given for the scales {named(grids)}; they have {len(places)}.")
         x = x + places
         mask, shared = block_causal(grids, x.device), self.shared(cond)
-        rates = torch.linspace(0, self.config.drop_path if self.training else 0.0, len(self.blocks)).tolist()
+        rates = torch.linspace(0, self.config["drop_path"] if self.training else 0.0, len(self.blocks)).tolist()
         for block, drop in zip(self.blocks, rates, strict=True):
             x = block(x, block.modulation(cond, shared), mask=mask, drop=drop)  # type: ignore[operator]
         return self.head(self.head_nm(x, self.head_nm.modulation(cond))).float()

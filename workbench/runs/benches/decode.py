@@ -69,8 +69,8 @@ def random_bundle(depth: int, shape: Mapping[str, Any], device: torch.device, re
     """A VAR of random weights (the same for every call) whose layers all matter; with a refiner of another depth."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vq = MultiScaleVQ(**shape, channels=32, channel_mult=(1, 1, 1, 1), layers_per_block=1, norm_groups=8)
-        nets = [VARTransformer(depth=d, **shape) for d in (depth, refiner) if d]
+        vq: Any = MultiScaleVQ(**shape, channels=32, channel_mult=(1, 1, 1, 1), layers_per_block=1, norm_groups=8)
+        nets: list[Any] = [VARTransformer(depth=d, **shape) for d in (depth, refiner) if d]
     for net in nets:
         net.initialise(gamma=0.5, head=1.0)
     drafter, *rest = (net.to(device) for net in nets)
