@@ -39,7 +39,7 @@ class Settings:
         page.drop.click(self.delete, [self.kept, page.preset], [self.kept, page.preset], **quiet)  # type: ignore[arg-type]
         page.preset.input(self.choose, [self.kept, page.preset], page.outputs, **quiet)  # type: ignore[arg-type]
         page.link.click(self.link, page.inputs, [page.link_text], **quiet).then(  # type: ignore[arg-type]
-            lambda text: gr.Textbox(visible=bool(text)), [page.link_text], [page.link_text], js=_COPY, **quiet
+            lambda text: gr.Textbox(text, visible=bool(text)), [page.link_text], [page.link_text], js=_COPY, **quiet
         )  # type: ignore[arg-type]
 
     def load(self, kept: Any, request: gr.Request) -> list[Any]:

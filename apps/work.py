@@ -20,7 +20,7 @@ from workbench.core.method import Edit, Lens, Method
 from workbench.core.plan import Plan
 from workbench.core.report import Report
 from workbench.core.tape import Step, Tap
-from workbench.runs.erasing import picture
+from workbench.runs.erasing import picture, warnings
 from workbench.runs.execute import run
 from workbench.runs.history import Run, read_run
 from workbench.runs.topics import filled
@@ -92,7 +92,7 @@ class Work:
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
-    def draw(
+    def paint(
         self,
         request: gr.Request,
         rows: Rows,
@@ -101,14 +101,19 @@ class Work:
         *,
         measured: Callable[[Sequence[tuple[str, Sequence[Run]]], Any], Report] | None = None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Every plan of every row, column by column, so that ways are timed in turns; each is a run that is kept."""
+        """Every plan of every row; each is a run that is kept.
+
+        Row by row, or, where they are `measured` in the end, column by column, so that the ways take turns.
+        """
         owner = self.desk.owner(request)
         folders = [[self.desk.fresh(owner) for _ in plans] for _, plans in rows]
-        order = [(i, j) for j in range(len(columns)) for i in range(len(rows))]
+        order = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+        if measured is not None:
+            order.sort(key=lambda cell: cell[1])
 
         def work(tap: Tap) -> Made:
             for i, j in order:
-                self.one(rows[i][1][j], folders[i][j], tap)
+                self.carry_out(rows[i][1][j], folders[i][j], tap)
             if measured is None:
                 return None, None
             runs = [(name, [read_run(folder) for folder in folders[i]]) for i, (name, _) in enumerate(rows)]
@@ -125,13 +130,13 @@ class Work:
 
         yield from self.follow(ticket, done, pictures)
 
-    def look(self, request: gr.Request, plan: Plan, lens: Lens, done: str) -> Iterator[tuple[Any, ...]]:
+    def examine(self, request: gr.Request, plan: Plan, lens: Lens, done: str) -> Iterator[tuple[Any, ...]]:
         """A lens on a plan: a run that is kept, with its report to take along."""
         owner = self.desk.owner(request)
         folder = self.desk.fresh(owner)
 
         def work(tap: Tap) -> Made:
-            made = self.one(plan.but(lenses=(lens,)), folder, tap, drawing=False)
+            made = self.carry_out(plan.but(lenses=(lens,)), folder, tap, drawing=False)
             return next(iter(made.reports().values())), made.folder / "report.json"
 
         ticket = self.desk.submit(owner, self.page, work, (folder,), lens.card.title)
@@ -143,7 +148,7 @@ class Work:
         """Any other job; `shown` is what it shows while it is at work."""
         yield from self.follow(self.desk.submit(self.desk.owner(request), self.page, work, (), title), done, shown)
 
-    def one(self, plan: Plan, folder: Path, tap: Tap, drawing: bool = True, watch: Watch | None = None) -> Run:
+    def carry_out(self, plan: Plan, folder: Path, tap: Tap, drawing: bool = True, watch: Watch | None = None) -> Run:
         """One run inside a job; `watch` sees the model and each step. Raises `Stopped` when it was stopped."""
         bundle = self.desk.run_plan(plan)
 
@@ -169,8 +174,9 @@ class Work:
             yield running(ticket), keep if now == last else now, *[keep] * 5
             last = now
         report, file = ticket.job.result if ticket.job.state == "done" and ticket.job.result else (None, None)
+        alarms = "".join(trouble(line) for line in warnings(report)) if report is not None else ""
         yield (
-            over(ticket, done),
+            alarms + over(ticket, done),
             shown() if shown else keep,
             report,
             time.time(),

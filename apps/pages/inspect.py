@@ -21,6 +21,7 @@ from workbench.core.plan import Plan
 from workbench.core.report import Report
 from workbench.core.tape import Tap
 from workbench.runs.execute import run
+from workbench.runs.topics import leading
 
 PAGE = "inspect"
 _START = ("Look inside", "Choose a lens, write a prompt, and press Look. Or send a picture here from another page.")
@@ -48,7 +49,7 @@ class Inspect:
                     )
                     self.reset = gr.Button("Use the Generate page's settings", size="sm", scale=0, visible=False)
                 with gr.Accordion("Lens", open=True):
-                    self.picker = Picker("lens", "Lens", "lens")
+                    self.picker = Picker("lens", "Lens", "lens", leading("lens", "word"))
                     self.picker.place(demo, desk.words())
             with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
                 self.stage = gr.HTML(empty(*_START), elem_id="inspect-stage")

@@ -12,6 +12,7 @@ from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.work import MOST_CHOSEN, Choice, Work, a_lens, built, count, only_edits
 from workbench.core.errors import AskError
+from workbench.core.fields import controls
 from workbench.core.method import Method, Sampler
 from workbench.core.plan import Plan
 from workbench.runs.pacing import paced
@@ -50,7 +51,7 @@ class Accelerate(Work):
                 self.buttons("Draw and time")
                 self.ways.place("Settings of the ways")
                 with gr.Accordion("Look inside", open=False, elem_id=f"{PAGE}-look-box"):
-                    self.lens = Choice(methods(TOPICS, "lens"), "Lens", f"{PAGE}-lens", several=False,
+                    self.lens = Choice(lenses(), "Lens", f"{PAGE}-lens", several=False,
                                        info="Looks with all chosen edits in force")  # fmt: skip
                     self.lens.place("Settings of the lens")
                     self.seek = gr.Button("Look", elem_id=f"{PAGE}-look")
@@ -76,7 +77,7 @@ class Accelerate(Work):
         first, many = plan.ask.seeds[0], count(seeds, "The number of seeds", MOST_SEEDS)
         columns = [f"seed {first + at}" for at in range(many)]
         rows = [(name, [way.but(ask=way.ask.but(seeds=(first + at,))) for at in range(many)]) for name, way in ways]
-        yield from self.draw(request, rows, columns, f"{len(rows)} ways on {many} seeds, in turns", measured=paced)
+        yield from self.paint(request, rows, columns, f"{len(rows)} ways on {many} seeds, in turns", measured=paced)
 
     def inspect(
         self, request: gr.Request, lens: Any, own: Any, prompt: str, names: Any, raws: Any, *recipe: Any
@@ -85,13 +86,19 @@ class Accelerate(Work):
         look = a_lens(built(lens, own))
         plan = self.plan(prompt, recipe)
         plan = plan.but(edits=(*plan.edits, *only_edits(built(names, raws))))
-        yield from self.look(request, plan, look, f"{look.card.title} · kept in the gallery")
+        yield from self.examine(request, plan, look, f"{look.card.title} · kept in the gallery")
 
     def plan(self, prompt: str, recipe: Any) -> Plan:
         """The Generate page's plan for one picture."""
         found: Mapping[str, Any] = self.generate.gather(*recipe)
         own = {"prompt": prompt.strip()} if prompt and prompt.strip() else {}
         return self.generate.plan({**found, "count": 1, **own})
+
+
+def lenses() -> list[type[Method]]:
+    """All lenses, those first that compare samplers, as reports on speed and on few steps do."""
+    found = methods(("inspect", "measure", *TOPICS), "lens")
+    return sorted(found, key=lambda cls: not any(control.of_kind == "sampler" for control in controls(cls)))
 
 
 def ways_of(plan: Plan, found: list[Method], together: bool = False) -> list[tuple[str, Plan]]:

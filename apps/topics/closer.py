@@ -23,6 +23,7 @@ from workbench.core.plan import Plan
 from workbench.core.report import Report
 from workbench.core.tape import Tap
 from workbench.runs.execute import run
+from workbench.runs.topics import leading
 
 TITLE = "Look closer"
 PAGE = "closer"
@@ -58,7 +59,7 @@ class Closer:
                     self.go = gr.Button("Look", variant="primary", elem_id="closer-go", scale=3)
                     self.cancel = gr.Button("Cancel", variant="stop", elem_id="closer-cancel", visible=False, scale=1)
                 with gr.Accordion("Lens", open=True):
-                    self.picker = Picker("lens", "Lens", "closer")
+                    self.picker = Picker("lens", "Lens", "closer", leading("lens", "pixel"))
                     self.picker.place(demo)
             with gr.Column(scale=7, min_width=320, elem_classes=["wb-result"]):
                 self.stage = gr.HTML(empty(*_START), elem_id="closer-stage")

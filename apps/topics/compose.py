@@ -20,12 +20,13 @@ from workbench.core.errors import AskError
 from workbench.core.method import Edit, Method
 from workbench.core.plan import Plan
 from workbench.core.tape import Tap
-from workbench.runs.composing import adapters, kept_as, learned, loaded, merged
-from workbench.runs.topics import methods
+from workbench.runs.composing import adapters, kept_as, learned, merged
+from workbench.runs.topics import methods, role
 
 TITLE = "Compose"
 PAGE = "compose"
 TOPIC = "compose"
+LENSES = ("inspect", "measure", TOPIC)
 NEITHER = "without"
 MOST_ADAPTERS, MOST_SEEDS = 16, 4
 #: What the page's table says, so that no mode's form asks again.
@@ -50,7 +51,8 @@ class Compose(Work):
         self.demo = demo
         self.fitted: dict[str, tuple[str, str, str]] = {}  # by browser: file, name, trigger
         found = methods((TOPIC,), "edit")
-        modes = methods((TOPIC,), "edit", wanted="adapter")
+        # those first that need nothing but adapters: no words for them
+        modes = sorted(methods((TOPIC,), "edit", wanted="adapter"), key=lambda cls: role(cls, "trigger") is not None)
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=320):
                 self.prompt = gr.Textbox(label="Prompt", placeholder="say every trigger word, such as: a sks on a red "
@@ -133,7 +135,7 @@ class Compose(Work):
         """Attach the handlers."""
         own = [self.entries, self.changed]
         listed: dict[str, Any] = {"concurrency_limit": None, **QUIET}
-        self.add.select(self.take, [self.entries, self.add], [*own, self.add], **listed)
+        self.add.input(self.take, [self.entries, self.add], [*own, self.add], **listed)
         self.drop.upload(self.dropped, [self.entries, self.drop], [*own, self.drop], **listed)
         asked = [self.entries, self.prompt, *self.modes.inputs, *self.generate.inputs]
         self.on(self.go, self.draw_all, [self.seeds, *asked])
@@ -177,23 +179,21 @@ class Compose(Work):
         first = plan.ask.seeds[0]
         rows = [(name, [way.but(ask=way.ask.but(seeds=(first + at,))) for at in range(many)]) for name, way in ways]
         columns = [f"seed {first + at}" for at in range(many)]
-        yield from self.draw(request, rows, columns, f"{len(rows)} rows on {many} seeds: “{plan.ask.prompts[0]}”")
+        yield from self.paint(request, rows, columns, f"{len(rows)} rows on {many} seeds: “{plan.ask.prompts[0]}”")
 
     def fits(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """What of each file the model can use; then how the adapters meet, where a lens says it."""
+        """What of each file the model can use, and how the adapters meet; nothing is drawn."""
         asked = self._asked(*values)
-
-        def work(tap: Tap) -> Made:
-            return loaded(self.desk.run_plan(asked.plan), asked.sources), None
-
-        yield from self.do(request, "adapters", f"{len(asked.sources)} adapters read", work, None)
+        found = methods(LENSES, "lens", wanted="adapter")
+        look = a_lens(built(found[0].card.name if found else None, {}, asked.roles()))
+        yield from self.examine(request, asked.plan.but(edits=()), look, f"{len(asked.sources)} adapters read")
 
     def inspect(self, request: gr.Request, lens: Any, own: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         """A lens with the first mode in force."""
         asked = self._asked(*values)
         look = a_lens(built(lens, own))
         plan = asked.plan.but(edits=(*asked.plan.edits, asked.modes()[0]))
-        yield from self.look(request, plan, look, f"{look.card.title} · kept in the gallery")
+        yield from self.examine(request, plan, look, f"{look.card.title} · kept in the gallery")
 
     def merge(self, request: gr.Request, name: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The adapters merged by one mode, as a LoRA file."""
@@ -289,6 +289,5 @@ def box(text: str, name: str) -> list[float]:
 
 
 def lenses() -> list[type[Method]]:
-    """Lenses of the topic, reports on several adapters, then those that lay words over the picture."""
-    words = methods(("inspect",), "lens", wanted="word")
-    return [*methods((TOPIC,), "lens"), *methods(("measure",), "lens", wanted="trigger"), *words]
+    """Lenses on adapters and their triggers, then those that lay words over the picture."""
+    return [cls for name in ("adapter", "trigger", "word") for cls in methods(LENSES, "lens", wanted=name)]

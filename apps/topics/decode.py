@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.desk import Desk
+from apps.desk import Desk, Ticket
 from apps.origin import BRUSH
 from apps.pages.generate import Generate
 from apps.work import QUIET, Choice, Made, Work, a_lens, built, only_edits
@@ -122,7 +122,7 @@ class Decode(Work):
     ) -> Iterator[tuple[Any, ...]]:
         """A lens on the same request."""
         look = a_lens(built(lens, own))
-        yield from self.look(request, self.plan(a_sampler(built(names, raws)), *asked), look,
+        yield from self.examine(request, self.plan(a_sampler(built(names, raws)), *asked), look,
                              f"{look.card.title} · kept in the gallery")  # fmt: skip
 
     def plan(self, sampler: Sampler, prompt: str, model: Any, seed: Any, names: Any, raws: Any) -> Plan:
@@ -138,17 +138,17 @@ class Decode(Work):
         seen = Scales()
 
         def work(tap: Tap) -> Made:
-            made = self.one(plan, folder, tap, watch=seen.watch)
+            made = self.carry_out(plan, folder, tap, watch=seen.watch)
             return seen.report(made.seconds), made.pictures[0]
 
         yield from self.do(request, "decode", f"{plan.ask.prompts[0]}, seed {plan.ask.seeds[0]}", work, seen.strip)
 
-    def follow(self, *args: Any, **more: Any) -> Iterator[tuple[Any, ...]]:
+    def follow(self, ticket: Ticket, done: str, shown: Any = None) -> Iterator[tuple[Any, ...]]:
         """As of any page, and the finished picture at its own size."""
-        for row in super().follow(*args, **more):
-            file = row[4].value if isinstance(row[4], gr.DownloadButton) else None
-            path = file["path"] if isinstance(file, dict) else file
-            yield *row, gr.Image(path, visible=True) if path and str(path).endswith(".png") else gr.skip()
+        for row in super().follow(ticket, done, shown):
+            made = ticket.job.result if ticket.job.state == "done" else None
+            path = str(made[1]) if made and made[1] is not None else ""
+            yield *row, gr.Image(path, visible=True) if path.endswith(".png") else gr.skip()
 
 
 @dataclass(eq=False)

@@ -3,25 +3,20 @@
 Knows the topic, the kinds and the roles of settings, never a method's name.
 """
 
-import html
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from apps.controls import draw
-from apps.desk import Desk, Ticket
+from apps.desk import Desk
 from apps.pages.generate import Generate
-from apps.panels import draw_report, empty, trouble
-from apps.picker import card_line
+from apps.panels import trouble
 from apps.show import over, running
+from apps.work import QUIET, Choice, Made, Work, chosen, count
 from workbench.core.catalog import find
-from workbench.core.errors import AskError, Stopped, WorkbenchError
+from workbench.core.errors import AskError, WorkbenchError
 from workbench.core.method import Edit, Lens
 from workbench.core.plan import Plan
-from workbench.core.report import Report
 from workbench.core.tape import Tap
 from workbench.runs.erasing import (
     FORMS,
@@ -33,25 +28,18 @@ from workbench.runs.erasing import (
     erasers,
     judged,
     packed,
-    picture,
     prompts,
     reporter,
-    warnings,
     words,
 )
-from workbench.runs.execute import run
-from workbench.view.figures import data_uri
 from workbench.view.forms import read_all
 
 TITLE = "Erase"
 PAGE = "erase"
-MOST_METHODS, MOST_PICTURES = 6, 400
+MOST_PICTURES = 400
+#: What the wish says, so that no method's form asks again.
+FROM_WISH = ("concepts", "anchor", "preserve")
 _START = ("Take a concept away", "Name a target, choose one or several methods, and press Erase and draw.")
-_STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:collapse;width:auto;margin:0}
-.wb-before th,.wb-before td{border:0!important;padding:3px 5px!important}
-.wb-before th{font-weight:500;font-size:.8rem;text-align:left;vertical-align:middle}
-.wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}</style>"""
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def page(desk: Desk, demo: gr.Blocks, generate: Generate) -> None:
@@ -59,27 +47,21 @@ def page(desk: Desk, demo: gr.Blocks, generate: Generate) -> None:
     Erase(desk, demo, generate).connect()
 
 
-class Erase:
+class Erase(Work):
     """The page: a wish on the left; pictures, report and what to do next on the right."""
 
     def __init__(self, desk: Desk, demo: gr.Blocks, generate: Generate) -> None:
-        self.desk, self.demo, self.generate = desk, demo, generate
+        super().__init__(desk, generate, PAGE, _START)
+        self.demo = demo
         self.methods = [(f"{cls.card.title} ({cls.card.name}), {cls.card.cost}", cls.card.name) for cls in erasers()]
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=320):
                 self._wish()
                 self._choice()
             with gr.Column(scale=7, min_width=320):
-                self.stage = gr.HTML(empty(*_START), elem_id="erase-stage")
-                self.grid = gr.HTML("", elem_id="erase-grid")
-                self.file = gr.DownloadButton("Download", visible=False, elem_id="erase-file")
-                self.report, self.version = gr.State(None), gr.State(0)
+                self.results()
                 self._next()
-
-                @gr.render([self.report], triggers=[self.version.change], show_progress="hidden", queue=False)
-                def shape(found: Report | None) -> None:
-                    if found is not None:
-                        draw_report(found)
+                self.reports()
 
     def _wish(self) -> None:
         tags: dict[str, Any] = {"multiselect": True, "allow_custom_value": True}
@@ -95,34 +77,9 @@ class Erase:
         self.suggest = gr.Button("Suggest neighbours and synonyms", size="sm", elem_id="erase-suggest")
 
     def _choice(self) -> None:
-        names = [name for _, name in self.methods]
-        self.chosen = gr.Dropdown(self.methods, value=names[:1], multiselect=True, label="Methods",
-                                  max_choices=MOST_METHODS, elem_id="erase-methods",
-                                  info="Each works alone, on the same seeds")  # fmt: skip
-        self.raws = gr.State({})
-        with gr.Row(elem_id="erase-row"):
-            self.go = gr.Button("Erase and draw", variant="primary", elem_id="erase-go", scale=3)
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="erase-cancel", visible=False, scale=1)
-        with gr.Accordion("Settings of the methods", open=False, elem_id="erase-settings") as folded:
-            gr.Markdown("Concepts, anchor and what to preserve come from above.", elem_classes=["quiet"])
-
-            @gr.render([self.chosen, self.raws], triggers=[folded.expand, self.chosen.change], show_progress="hidden",
-                       queue=False)  # fmt: skip
-            def forms(names: list[str], raws: dict[str, Any]) -> None:
-                for name in names or ():
-                    self._form(name, raws)
-
-    def _form(self, name: str, raws: dict[str, Any]) -> None:
-        cls = find(name)
-
-        def keep(state: dict[str, Any], field: str, raw: Any) -> dict[str, Any]:
-            state.setdefault(name, {})[field] = raw
-            return state
-
-        with gr.Accordion(cls.card.title, open=False):
-            gr.HTML(card_line(cls))
-            with gr.Column(elem_classes=["wb-body"]):
-                draw(cls, raws.get(name, {}), keep, self.raws, f"erase-{name}")
+        self.ways = Choice(erasers(), "Methods", PAGE, info="Each works alone, on the same seeds")
+        self.buttons("Erase and draw")
+        self.ways.place("Settings of the methods", FROM_WISH)
 
     def _next(self) -> None:
         first = self.methods[0][1] if self.methods else None
@@ -157,25 +114,20 @@ class Erase:
     @property
     def inputs(self) -> list[Any]:
         """The wish and the methods, then the Generate page's recipe."""
-        own = [self.targets, self.anchor, self.preserve, self.synonyms, self.chosen, self.raws]
+        own = [self.targets, self.anchor, self.preserve, self.synonyms, *self.ways.inputs]
         return [*own, *self.generate.inputs]
-
-    @property
-    def view(self) -> list[Any]:
-        """What a running job sets."""
-        return [self.stage, self.grid, self.report, self.version, self.file, self.go, self.cancel]
 
     def connect(self) -> None:
         """Attach the handlers."""
-        jobs: dict[str, Any] = {"concurrency_limit": 32, "trigger_mode": "once", **_QUIET}
-        self.go.click(self.draw, self.inputs, self.view, **jobs)
-        self.measure.click(self.weigh, [self.pictures, self.sweep, *self.inputs], self.view, **jobs)
-        self.blend.click(self.mix, [self.one, self.strength, *self.inputs], self.view, **jobs)
-        self.break_in.click(self.force, [self.attack, self.trials, self.attacked, *self.inputs], self.view, **jobs)
-        self.export.click(self.take, [self.exported, self.form, *self.inputs], self.view, **jobs)
-        self.suggest.click(self.near, self.inputs, [self.stage, self.preserve, self.synonyms], **jobs)
-        self.cancel.click(self.stop, None, None, queue=False, **_QUIET)
-        self.demo.load(self.known, [self.generate.model], [self.targets, self.preserve], queue=False, **_QUIET)
+        self.on(self.go, self.draw, self.inputs)
+        self.on(self.measure, self.weigh, [self.pictures, self.sweep, *self.inputs])
+        self.on(self.blend, self.mix, [self.one, self.strength, *self.inputs])
+        self.on(self.break_in, self.force, [self.attack, self.trials, self.attacked, *self.inputs])
+        self.on(self.export, self.take, [self.exported, self.form, *self.inputs])
+        self.suggest.click(self.near, self.inputs, [self.stage, self.preserve, self.synonyms],
+                           concurrency_limit=32, trigger_mode="once", **QUIET)  # fmt: skip
+        self.stops()
+        self.demo.load(self.known, [self.generate.model], [self.targets, self.preserve], queue=False, **QUIET)
 
     def known(self, model: str) -> tuple[Any, Any]:
         """Words to choose from, without loading a model."""
@@ -195,98 +147,57 @@ class Erase:
 
     def draw(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The grid: a row without any edit and one a method, the same seed everywhere, as it fills."""
-        try:
-            asked = self._read(values)
-            rows: list[tuple[str, tuple[Edit, ...]]] = [("unedited", ()), *asked.rows()]
-            if len(rows) < 2:
-                raise AskError("No method is chosen. Choose one or several under Methods.")
-            yield from self._drawn(request, asked, rows)
-        except WorkbenchError as error:
-            yield self._trouble(error)
+        asked = self._read(values)
+        ways = asked.ways()
+        if not ways:
+            raise AskError("No method is chosen. Choose one or several under Methods.")
+        yield from self._drawn(request, asked, ways)
 
     def mix(self, request: gr.Request, name: str, strength: float, *values: Any) -> Iterator[tuple[Any, ...]]:
         """One method at another strength, beside no edit: what was fitted is scaled."""
-        try:
-            asked = self._read(values)
-            edit = at_strength(asked.edit(name), float(strength))
-            yield from self._drawn(request, asked, [("unedited", ()), (f"{name} at {strength:g}", (edit,))])
-        except WorkbenchError as error:
-            yield self._trouble(error)
+        asked = self._read(values)
+        edit = at_strength(asked.edit(name), float(strength))
+        yield from self._drawn(request, asked, [(f"{name} at {strength:g}", edit)])
 
-    def _drawn(self, request: gr.Request, asked: "Request", rows: Sequence[tuple[str, tuple[Edit, ...]]]) -> Any:
-        owner = self.desk.owner(request)
+    def _drawn(self, request: gr.Request, asked: "Request", ways: Sequence[tuple[str, Edit]]) -> Any:
         lines = prompts(asked.wish, asked.synonyms, asked.wish.preserve)
-        cells = [(line, edits) for _, edits in rows for line in lines]
-        folders = tuple(self.desk.fresh(owner) for _ in cells)
-
-        def work(tap: Tap) -> None:
-            for (line, edits), folder in zip(cells, folders, strict=True):
-                plan = asked.plan.but(edits=edits, ask=asked.plan.ask.but(prompts=(line,)))
-                if run(plan, folder, tap, self.desk.run_plan(plan)).status == "stopped":
-                    raise Stopped
-
-        ticket = self.desk.submit(owner, PAGE, work, folders, "erase")
-
-        seen: dict[Path, str] = {}
-
-        def pictures() -> str:
-            for path in ticket.drawn:
-                seen[path] = seen.get(path) or data_uri(picture(path), 1)
-            return table([name for name, _ in rows], lines, [seen[path] for path in ticket.drawn])
-
-        done = f"{len(cells)} pictures, a row each way, all of the same seed"
-        yield from self._follow(ticket, done, pictures)
+        plans = [asked.plan.but(ask=asked.plan.ask.but(prompts=(line,))) for line in lines]
+        rows = [("unedited", plans), *((name, [plan.but(edits=(edit,)) for plan in plans]) for name, edit in ways)]
+        done = f"{len(rows) * len(lines)} pictures, a row each way, all of the same seed"
+        yield from self.paint(request, rows, lines, done)
 
     def weigh(self, request: gr.Request, pictures: Any, sweep: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The report on all chosen methods; what was drawn before is used again."""
-        try:
-            asked = self._read(values)
-            edits = [edit for _, (edit,) in asked.rows()]
-            if not edits:
-                raise AskError("No method is chosen. Choose one or several under Methods.")
-            more: dict[str, Any] = {"pictures": _count(pictures)} | ({"strengths": (0.25, 0.5, 0.75)} if sweep else {})
-            lens = judged(reporter().card.name, asked.wish, edits if len(edits) > 1 else (), **more)
-            yield from self._looked(request, asked, lens, edits if len(edits) == 1 else [])
-        except WorkbenchError as error:
-            yield self._trouble(error)
+        asked = self._read(values)
+        edits = [edit for _, edit in asked.ways()]
+        if not edits:
+            raise AskError("No method is chosen. Choose one or several under Methods.")
+        many = count(pictures, "The number of pictures", MOST_PICTURES)
+        more: dict[str, Any] = {"pictures": many} | ({"strengths": (0.25, 0.5, 0.75)} if sweep else {})
+        lens = judged(reporter().card.name, asked.wish, edits if len(edits) > 1 else (), **more)
+        yield from self._looked(request, asked, lens, edits if len(edits) == 1 else [])
 
     def force(self, request: gr.Request, name: str, trials: Any, of: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """An attack on one method's edit; its prompts can be downloaded."""
-        try:
-            asked = self._read(values)
-            yield from self._looked(request, asked, judged(name, asked.wish, trials=_count(trials)), [asked.edit(of)])
-        except WorkbenchError as error:
-            yield self._trouble(error)
+        asked = self._read(values)
+        lens = judged(name, asked.wish, trials=count(trials, "The number of trials", MOST_PICTURES))
+        yield from self._looked(request, asked, lens, [asked.edit(of)])
 
     def _looked(self, request: gr.Request, asked: "Request", lens: Lens, edits: Sequence[Edit]) -> Any:
-        owner = self.desk.owner(request)
-        folder = self.desk.fresh(owner)
-        plan = asked.plan.but(edits=tuple(edits), lenses=(lens,))
-
-        def work(tap: Tap) -> tuple[Report, Path]:
-            made = run(plan, folder, tap, self.desk.run_plan(plan), drawing=False)
-            if made.status == "stopped":
-                raise Stopped
-            return next(iter(made.reports().values())), made.folder / "report.json"
-
-        ticket = self.desk.submit(owner, PAGE, work, (folder,), lens.card.title)
-        yield from self._follow(ticket, f"{lens.card.title} of {', '.join(asked.wish.targets)}")
+        done = f"{lens.card.title} of {', '.join(asked.wish.targets)}"
+        yield from self.examine(request, asked.plan.but(edits=tuple(edits)), lens, done)
 
     def take(self, request: gr.Request, name: str, form: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         """The edited model as a file."""
-        try:
-            asked = self._read(values)
-            owner, edit = self.desk.owner(request), asked.edit(name)
-            folder = self.desk.fresh(owner)
+        asked = self._read(values)
+        edit = asked.edit(name)
+        folder = self.desk.fresh(self.desk.owner(request))
 
-            def work(tap: Tap) -> tuple[None, Path]:
-                folder.mkdir(parents=True)
-                return None, packed(self.desk.run_plan(asked.plan), [edit], folder, form)
+        def work(tap: Tap) -> Made:
+            folder.mkdir(parents=True)
+            return None, packed(self.desk.run_plan(asked.plan), [edit], folder, form)
 
-            ticket = self.desk.submit(owner, PAGE, work, (), "export")
-            yield from self._follow(ticket, f"{name} as {form}")
-        except WorkbenchError as error:
-            yield self._trouble(error)
+        yield from self.do(request, "export", f"{name} as {form}", work, None)
 
     def near(self, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Neighbours and synonyms of the targets, by the model's own text encoder."""
@@ -310,36 +221,6 @@ class Erase:
         done = f"{len(found.neighbours)} neighbours, {len(found.synonyms)} synonyms"
         yield over(ticket, done), gr.Dropdown(value=keep), gr.Dropdown(value=list(found.synonyms))
 
-    def _follow(self, ticket: Ticket, done: str, pictures: Callable[[], str] | None = None) -> Any:
-        """Show a job until it is over: its line, its pictures as they come, its report, its file, its warnings."""
-        keep = gr.skip()
-        grid = "" if pictures else keep
-        hide = gr.DownloadButton(visible=False)
-        yield running(ticket), grid, keep, keep, hide, gr.Button(interactive=False), gr.Button(visible=True)
-        count = 0
-        for _ in self.desk.follow(ticket):
-            fresh = pictures() if pictures and len(ticket.drawn) != count else keep
-            count = len(ticket.drawn)
-            yield running(ticket), fresh, keep, keep, keep, keep, keep
-        report, file = ticket.job.result if ticket.job.state == "done" and ticket.job.result else (None, None)
-        alarms = "".join(trouble(line) for line in warnings(report)) if report is not None else ""
-        yield (
-            alarms + over(ticket, done),
-            pictures() if pictures else keep,
-            keep if report is None else report,
-            keep if report is None else time.time(),
-            keep if file is None else gr.DownloadButton(value=str(file), visible=True),
-            gr.Button(interactive=True),
-            gr.Button(visible=False),
-        )
-
-    def _trouble(self, error: WorkbenchError) -> tuple[Any, ...]:
-        return trouble(str(error)), *[gr.skip()] * (len(self.view) - 1)
-
-    def stop(self, request: gr.Request) -> None:
-        """Cancel this browser's job; what was drawn is kept."""
-        self.desk.cancel(self.desk.owner(request), PAGE)
-
 
 class Request:
     """What the page asks for, read from its components."""
@@ -352,35 +233,15 @@ class Request:
         if not name:
             raise AskError("No method is chosen. Choose one under Methods.")
         cls = find(name)
-        roles = {"concepts", "anchor", "preserve"}
-        own = {field: raw for field, raw in self.raws.get(name, {}).items() if field not in roles}
+        own = {field: raw for field, raw in self.raws.get(name, {}).items() if field not in FROM_WISH}
         needed = {"concepts": list(self.wish.targets)} if "concepts" in cls.model_fields else {}
         settings = {key: value for key, value in read_all(cls, {**needed, **own}).items() if key in own}
         return eraser(name, self.wish, settings)
 
-    def rows(self) -> list[tuple[str, tuple[Edit]]]:
+    def ways(self) -> list[tuple[str, Edit]]:
         """The chosen methods, each alone."""
-        return [(name, (self.edit(name),)) for name in self.chosen[:MOST_METHODS]]
-
-
-def table(rows: Sequence[str], columns: Sequence[str], images: Sequence[str]) -> str:
-    """Pictures as they come, row by row under their prompts, as a table that scrolls sideways where it must."""
-    width = len(columns)
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *columns))
-    body = ""
-    for at, name in enumerate(rows):
-        cells = [*images[at * width : (at + 1) * width], *[""] * width][:width]
-        shown = (f'<td><img src="{uri}" alt="{html.escape(f"{name}: {text}")}"></td>' if uri else "<td></td>"
-                 for uri, text in zip(cells, columns, strict=True))  # fmt: skip
-        body += f"<tr><th>{html.escape(name)}</th>{''.join(shown)}</tr>"
-    return f"{_STYLE}<div class='wb-before'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        return [(name, self.edit(name)) for name in chosen(self.chosen)]
 
 
 def _clean(values: Any) -> list[str]:
     return [text for value in values or () if (text := str(value).strip())]
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int | float) or not 1 <= value <= MOST_PICTURES:
-        raise AskError(f"The number is {value!r}; it should be from 1 to {MOST_PICTURES}.")
-    return int(value)

@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.apps.browser import ARGS, CHROMIUM, CUT, MODEL, PATIENCE, Open
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate while they are imported is not ours to fix
     import gradio  # noqa: F401
 
     import apps  # noqa: F401
-
-MODEL = "tiny-random"
 
 
 class Served(NamedTuple):
@@ -61,6 +62,42 @@ def served(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield Served(demo.local_url.rstrip("/"), demo, root)
         demo.close(verbose=False)
         threading.Thread(target=demo.desk.jobs.close, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any, served: Served) -> Iterator[Open]:
+    """Opens the app in a browser of its own; at the end nothing foreign was asked and nothing went wrong."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+    hosts: set[str] = set()
+
+    def open_page(path: str = "/", width: int = 1280, context: Any = None) -> Any:
+        context = context or chromium.new_context(viewport={"width": width, "height": 900})
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(served.url + path, timeout=PATIENCE)
+        page.locator("#prompt textarea").wait_for()
+        page.locator("#sampler-diffuse-steps input").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert hosts <= {urlsplit(served.url).netloc, ""}
+    assert not [text for text in troubles if not any(word in text for word in CUT)]
 
 
 def free_port() -> int:

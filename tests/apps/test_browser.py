@@ -4,101 +4,25 @@ Skipped with a reason where there is no Chromium (`apt-get install chromium`) or
 """
 
 import re
-import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.apps.conftest import MODEL, Served
+from tests.apps.browser import MARKS, MODEL, PATIENCE, Open, add, draw, set_up, stroke, titles
+from tests.apps.conftest import Served
 from workbench.runs.shelf import plan_inside
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync"]  # fmt: skip
-PATIENCE = 120_000  # ms; a busy two-core machine is slow, a broken page never gets there
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium: apt-get install chromium"),
-]
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
-Open = Callable[..., Any]
-#: What Gradio's own script says when a reload cuts the streams of the page before, and of an icon nobody asked for.
-CUT = ("AbortError", "Connection errored out", "favicon")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium: Any, served: Served) -> Iterator[Open]:
-    """Opens the app in a browser of its own; at the end nothing foreign was asked and nothing went wrong."""
-    contexts: list[Any] = []
-    troubles: list[str] = []
-    hosts: set[str] = set()
-
-    def open_page(path: str = "/", width: int = 1280, context: Any = None) -> Any:
-        context = context or chromium.new_context(viewport={"width": width, "height": 900})
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(served.url + path, timeout=PATIENCE)
-        page.locator("#prompt textarea").wait_for()
-        page.locator("#sampler-diffuse-steps input").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert hosts <= {urlsplit(served.url).netloc, ""}
-    assert not [text for text in troubles if not any(word in text for word in CUT)]
-
-
-def _set_up(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
-    page.locator("#model input").click()
-    page.locator("#model input").fill(MODEL)
-    page.locator("#model input").press("Enter")
-    page.locator("#sampler-diffuse-steps input").fill(str(steps))
-    page.locator("#prompt textarea").fill(prompt)
-
-
-def _draw(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
-    _set_up(page, prompt, steps)
-    page.locator("#go").click()
-    page.locator("#result-facts").get_by_text(prompt, exact=True).wait_for()
-
-
-def _add(page: Any, name: str) -> None:
-    count = page.locator(".wb-item-head").count()
-    page.locator("#stack-add input").click()
-    page.locator("#stack-add input").fill(name)
-    page.locator("#stack-add [role=option]", has_text=f"({name})").first.click()
-    playwright.expect(page.locator(".wb-item-head")).to_have_count(count + 1, timeout=PATIENCE)
-
-
-def _titles(page: Any) -> list[str]:
-    return [text.strip().split("\n")[0] for text in page.locator(".wb-item-head").all_inner_texts()]
+pytestmark = MARKS
 
 
 def test_a_prompt_becomes_a_picture_whose_settings_come_back(opened: Open) -> None:
     page = opened()
-    _draw(page, "a cat in the rain")
+    draw(page, "a cat in the rain")
     page.locator("#pictures img").first.wait_for()
     page.locator("#prompt textarea").fill("something else")
     page.locator("#result-restore").click()
@@ -108,7 +32,7 @@ def test_a_prompt_becomes_a_picture_whose_settings_come_back(opened: Open) -> No
 
 def test_cancel_stops_within_a_step(opened: Open) -> None:
     page = opened()
-    _set_up(page, steps=1000)
+    set_up(page, steps=1000)
     page.locator("#go").click()
     page.get_by_text(re.compile(r"Step \d+ of 1000")).wait_for()
     asked = time.monotonic()
@@ -120,7 +44,7 @@ def test_cancel_stops_within_a_step(opened: Open) -> None:
 
 def test_escape_cancels_and_control_enter_generates(opened: Open) -> None:
     page = opened()
-    _set_up(page, steps=1000)
+    set_up(page, steps=1000)
     page.locator("#prompt textarea").press("Control+Enter")
     page.get_by_text(re.compile(r"Step \d+ of 1000")).wait_for()
     page.keyboard.press("Escape")
@@ -129,9 +53,9 @@ def test_escape_cancels_and_control_enter_generates(opened: Open) -> None:
 
 def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     page = opened()
-    _add(page, "freeu")
-    _add(page, "cads")
-    first, second = _titles(page)
+    add(page, "freeu")
+    add(page, "cads")
+    first, second = titles(page)
     heads = page.locator(".wb-item-head")
     heads.nth(1).get_by_role("button", name="Up", exact=True).click()
     playwright.expect(heads.nth(0)).to_contain_text(second[3:], timeout=PATIENCE)
@@ -139,25 +63,13 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     playwright.expect(heads).to_have_count(3, timeout=PATIENCE)
     heads.nth(0).get_by_role("button", name="Remove").click()
     playwright.expect(heads).to_have_count(2, timeout=PATIENCE)
-    assert first[3:] in _titles(page)[1]
-
-
-def _stroke(page: Any) -> None:
-    """Paint across the middle of the canvas, which has to be in sight for a mouse to reach it."""
-    canvas = page.locator("#canvas canvas").last
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 40, y)
-    page.mouse.down()
-    page.mouse.move(x + 40, y + 10, steps=8)
-    page.mouse.up()
+    assert first[3:] in titles(page)[1]
 
 
 def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Path, served: Served) -> None:
     Image.new("RGB", (64, 64), "#3060a0").save(tmp_path / "start.png")
     page = opened()
-    _set_up(page, "a painted cat")
+    set_up(page, "a painted cat")
     page.locator("#start button").first.click()
     playwright.expect(page.locator("#canvas canvas").last).to_be_visible(timeout=PATIENCE)
     page.wait_for_timeout(3000)  # Gradio's canvas sets itself up; it fails on a file that comes before
@@ -165,7 +77,7 @@ def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Pa
     undo = page.locator("#canvas").get_by_role("button", name="Undo")
     page.locator("#canvas").get_by_role("button", name="Brush", exact=True).wait_for()
     for _ in range(20):  # a canvas that still fades in takes no stroke
-        _stroke(page)
+        stroke(page)
         page.wait_for_timeout(1500)
         if undo.is_enabled():
             break
@@ -180,8 +92,8 @@ def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Pa
 def test_a_dropped_picture_restores_every_setting(opened: Open, served: Served) -> None:
     page = opened()
     page.locator("#negative textarea, #negative input").first.fill("rain")
-    _add(page, "freeu")
-    _draw(page, "a dropped cat")
+    add(page, "freeu")
+    draw(page, "a dropped cat")
     newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
     other = opened()
     other.get_by_role("tab", name="Gallery").click()
@@ -200,7 +112,7 @@ def test_a_dropped_picture_restores_every_setting(opened: Open, served: Served) 
 def test_arrows_go_along_the_gallery_and_deletion_can_be_undone(opened: Open) -> None:
     page = opened()
     page.locator("#count input").first.fill("2")
-    _draw(page, "two cats")
+    draw(page, "two cats")
     page.get_by_role("tab", name="Gallery").click()
     pictures, facts = page.locator("#history button img"), page.locator("#history-facts")
     pictures.first.click()
@@ -224,7 +136,7 @@ def test_arrows_go_along_the_gallery_and_deletion_can_be_undone(opened: Open) ->
 
 def test_a_report_is_found_again_in_the_gallery(opened: Open) -> None:
     page = opened()
-    _set_up(page, "an inspected cat")
+    set_up(page, "an inspected cat")
     page.get_by_role("tab", name="Inspect").click()
     page.locator("#lens-name input").click()
     page.locator("#lens-name input").fill("denoise-film")
@@ -240,7 +152,7 @@ def test_a_report_is_found_again_in_the_gallery(opened: Open) -> None:
 
 def test_the_cells_of_a_grid_appear_and_are_kept(opened: Open) -> None:
     page = opened()
-    _set_up(page, "a cat in a grid")
+    set_up(page, "a cat in a grid")
     page.get_by_role("tab", name="Grid").click()
     page.locator("#grid-xs textarea, #grid-xs input").first.fill("1, 2")
     page.locator("#grid-go").click()
@@ -252,8 +164,8 @@ def test_the_cells_of_a_grid_appear_and_are_kept(opened: Open) -> None:
 
 def test_compare_shows_both_pictures_on_a_slider(opened: Open) -> None:
     page = opened()
-    _set_up(page)
-    _add(page, "freeu")
+    set_up(page)
+    add(page, "freeu")
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compare-go").click()
     page.locator("#compare-slider img").first.wait_for()
@@ -262,19 +174,19 @@ def test_compare_shows_both_pictures_on_a_slider(opened: Open) -> None:
 
 def test_a_failed_request_is_one_readable_line_and_the_next_works(opened: Open) -> None:
     page = opened()
-    _set_up(page)
+    set_up(page)
     page.locator("#size textarea, #size input").first.fill("13x13")
     page.locator("#go").click()
     alert = page.locator("#stage [role=alert]")
     alert.wait_for()
     assert "13x13" in alert.inner_text()
     page.locator("#size textarea, #size input").first.fill("")
-    _draw(page)
+    draw(page)
 
 
 def test_two_browsers_are_apart_and_a_job_survives_a_reload(opened: Open) -> None:
     one, two = opened(), opened()
-    _set_up(one, "a secret cat", steps=400)
+    set_up(one, "a secret cat", steps=400)
     one.locator("#go").click()
     one.get_by_text(re.compile(r"Step \d+ of 400")).wait_for()
     one.reload()

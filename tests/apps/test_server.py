@@ -9,6 +9,9 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from apps.desk import MOST_JOBS, Desk
 from apps.guard import browser_id
@@ -73,6 +76,33 @@ def test_a_request_that_cannot_be_met_is_one_line(page: Generate) -> None:
         assert "Traceback" not in last
 
 
+def test_out_of_memory_is_a_line_and_the_next_job_works(page: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.runs.execute._draw", greedy)
+        text = str(list(page.generate(_request("one"), *_values()))[-1][0])
+    assert "ran out of memory" in text
+    assert "Traceback" not in text
+    assert "1 picture in" in list(page.generate(_request("one"), *_values()))[-1][0]
+
+
+def test_a_hostile_picture_is_text_or_a_line(page: Generate, tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(1)>"
+    asks = ({"prompts": [bad], "seeds": [1]}, {"prompts": [bad], "seeds": ["x"]}, bad, None, [bad] * 9)
+    for number, ask in enumerate(asks):
+        path = tmp_path / f"{number}.png"
+        meta = {"schema": 1, "plan": {"model": bad, "ask": ask, "edits": [{"method": bad}] if number else []}}
+        info = PngInfo()
+        info.add_text("workbench", json.dumps(meta))
+        Image.new("RGB", (4, 4)).save(path, pnginfo=info)
+        shown = page.detail.show(str(path))
+        assert "<img" not in str(shown[2])
+        restored = page.restore(str(path), _request("one"))
+        assert "<img" not in str(restored[-2])
+
+
 def test_hostile_prompts_are_text_everywhere(page: Generate) -> None:
     hostile = "<img src=http://evil.example onerror=alert(1)> ${alert(2)} {{constructor}} \u202e"
     paths = list(page.generate(_request("one"), *_values(prompt=hostile)))[-1][2]
@@ -98,8 +128,6 @@ def test_settings_come_back_from_a_picture(page: Generate) -> None:
 
 
 def test_a_foreign_picture_is_refused_in_one_line(page: Generate, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     assert any(
         "no settings of ours" in str(value) for value in page.restore(str(tmp_path / "plain.png"), _request("one"))

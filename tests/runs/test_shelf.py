@@ -14,6 +14,8 @@ from workbench.core.ask import Ask
 from workbench.core.errors import AskError, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.runs.shelf import (
+    CLOSE,
+    alike,
     facts_inside,
     keep_canvas,
     model_names,
@@ -98,3 +100,13 @@ def test_a_zip_holds_the_files_byte_for_byte(tmp_path: Path) -> None:
 
 def test_a_missing_models_folder_leaves_the_shipped_models() -> None:
     assert model_names("/nowhere/at/all") == model_names()
+
+
+def test_pictures_are_alike_up_to_a_canvas(tmp_path: Path) -> None:
+    for name, pixels in (("a", PIXELS), ("b", PIXELS + CLOSE), ("c", PIXELS + CLOSE + 1), ("d", PIXELS[:4])):
+        save_png(tmp_path / f"{name}.png", pixels.astype(np.uint8), {})
+    a, b, c, d = (tmp_path / f"{name}.png" for name in "abcd")
+    assert alike(a, b)
+    assert not alike(a, c)
+    assert not alike(a, d)
+    assert not alike(a, tmp_path / "gone.png")

@@ -1,15 +1,11 @@
-"""What a face for adapters needs: the shipped ones, what of a file fits, and fitting one to take along."""
+"""What a face for adapters needs: the shipped ones, and fitting or merging one to take along."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.blocks.adapter_files import shipped
-from workbench.blocks.adapters import look_at
 from workbench.core.bundle import Bundle
-from workbench.core.errors import AskError
 from workbench.core.method import Edit
-from workbench.core.report import Report
 from workbench.core.scene import using
 from workbench.core.tape import Tap
 from workbench.runs.erasing import packed
@@ -18,13 +14,6 @@ from workbench.runs.erasing import packed
 def adapters() -> list[str]:
     """Names of the shipped adapters."""
     return list(shipped())
-
-
-def loaded(bundle: Bundle, sources: Sequence[str]) -> Report:
-    """What of each adapter a model can use. Raises `MissingPart` or `CheckpointMismatch`."""
-    if not sources:
-        raise AskError("There is no adapter yet. Add a shipped one, or drop a file.")
-    return Report(tuple(panel for source in sources for panel in look_at(bundle, source).report.panels()))
 
 
 def learned(bundle: Bundle, edit: Edit, folder: Path, tap: Tap) -> Path:

@@ -37,6 +37,12 @@ def methods(topics: Collection[str], kind: Kind, family: str = "", wanted: str =
     return sorted(fitting, key=lambda cls: cost.index(cls.card.cost))
 
 
+def leading(kind: Kind, wanted: str) -> str:
+    """The method of a kind to begin with: quick, with a setting of a role, for the most families; "" for none."""
+    found = [cls for cls in catalog(kind=kind) if role(cls, wanted) and cls.card.cost != "minutes"]
+    return min(found, key=lambda cls: (-len(cls.card.families), cls.card.name)).card.name if found else ""
+
+
 def filled(name: str, settings: Mapping[str, Any], roles: Mapping[str, Any]) -> Method:
     """A method with values put where its settings have those roles or names; empty ones keep the default.
 
