@@ -8,9 +8,9 @@ Outside of a run (no `Started`, or a call without a step) nothing is kept and ev
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,13 +162,13 @@ class Memory:
 
 def _detached(value: Any) -> Any:
     if isinstance(value, tuple | list):
-        return tuple(_detached(each) for each in value)
+        return tuple(_detached(each) for each in cast(Sequence[Any], value))
     return value.detach() if isinstance(value, Tensor) else value
 
 
 def _picked(value: Any, index: list[int]) -> Any:
     if isinstance(value, tuple):
-        return tuple(_picked(each, index) for each in value)
+        return tuple(_picked(each, index) for each in cast(Sequence[Any], value))
     return value[torch.tensor(index, device=value.device)] if isinstance(value, Tensor) else value
 
 

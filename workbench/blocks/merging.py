@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -204,7 +204,10 @@ def run_merged(
     outer = unmerge.get() if not torch.compiler.is_compiling() and not site.text else None
     with known(whole if outer is None else Sides(whole, outer)):  # another edit merged the keys before
         output = forward(*args, **kwargs)
-    return (plan.unmerge(output[0]), *output[1:]) if isinstance(output, tuple) else plan.unmerge(output)
+    if not isinstance(output, tuple):
+        return plan.unmerge(output)
+    picture, *rest = cast(tuple[Tensor, ...], output)
+    return (plan.unmerge(picture), *rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,9 +280,9 @@ def _at_call(call: Attention, plan: Merging, site: Site) -> Tensor:
     whole = plan.beside(extra, site.text == "first")
 
     def turned(values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        return (
-            change(values.transpose(1, 2).flatten(2)).unflatten(2, (values.shape[1], values.shape[3])).transpose(1, 2)
-        )
+        flat = change(values.transpose(1, 2).flatten(2))
+        apart: Tensor = flat.reshape(*flat.shape[:2], values.shape[1], values.shape[3])
+        return apart.transpose(1, 2)
 
     query, key, value = (turned(value, whole.merge) for value in (call.query, call.key, call.value))
     with known(whole):
