@@ -143,7 +143,8 @@ def test_the_judge_names_most_of_what_it_draws(shipped: Any) -> None:
     pictures = var_evaluate.draw(shipped, vectors, guidance_scale=var_evaluate.GUIDANCE, top_p=var_evaluate.TOP_P)
     assert pictures.shape == (8, 3, 64, 64)
     assert var_evaluate.judged(Judge.load(var_evaluate.JUDGE), world, pictures, plans)["object"] >= 0.5
-    assert torch.equal(pictures[:1], var_evaluate.draw(shipped, vectors[:1], guidance_scale=4.0, top_p=0.95))
+    alone = var_evaluate.draw(shipped, vectors[:1], guidance_scale=4.0, top_p=0.95)
+    assert (pictures[:1] - alone).abs().max() < 0.01  # sums of eight rows round otherwise than those of one
 
 
 def test_it_opens_as_the_others_do() -> None:
