@@ -95,7 +95,7 @@ class VARPipeline(DiffusionPipeline):
         if embeds is not None:
             return net.embed(embeds.to(net.device, net.dtype))
         ids = torch.as_tensor(labels, device=net.device).long().reshape(-1)
-        most = net.config.num_classes
+        most = net.config["num_classes"]
         if len(ids) == 0 or not 0 <= int(ids.min()) <= int(ids.max()) <= most:
             raise AskError(f"class_labels is {ids.tolist()}; the classes are 0 to {most - 1}, and {most} is none.")
         return net.embed(ids)

@@ -71,8 +71,8 @@ def random_bundle(depth: int, shape: Mapping[str, Any], device: torch.device, re
         torch.manual_seed(0)
         vq: Any = MultiScaleVQ(**shape, channels=32, channel_mult=(1, 1, 1, 1), layers_per_block=1, norm_groups=8)
         nets: list[Any] = [VARTransformer(depth=d, **shape) for d in (depth, refiner) if d]
-    for net in nets:
-        net.initialise(gamma=0.5, head=1.0)
+        for net in nets:
+            net.initialise(gamma=0.5, head=1.0)
     drafter, *rest = (net.to(device) for net in nets)
     second = rest[0] if rest else None
     return from_parts(vq.to(device), drafter, refiner=second, name=f"d{depth}", digest=f"random-{depth}-{refiner}")
