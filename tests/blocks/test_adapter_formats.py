@@ -96,6 +96,12 @@ def test_a_whole_parameter_becomes_its_difference() -> None:
     assert made.dense.tolist() == [[3.0] * 3] * 2
 
 
+def test_a_bias_beside_factors_is_scaled_with_them() -> None:
+    made = change({"up": torch.ones(3, 1), "down": torch.ones(1, 4), "up_b": torch.ones(3)}, (3, 4), 2.5, torch.Tensor)
+    assert made.bias is not None
+    assert made.bias.tolist() == [2.5] * 3
+
+
 def test_a_dense_hadamard_product_equals_its_factors() -> None:
     """Of rank 4 it is wider than the matrix, of rank 1 narrower; both are the same equation."""
     a, b, c, d = (torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i, shape in

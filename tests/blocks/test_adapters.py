@@ -57,11 +57,10 @@ def injected(config: object, folder: Path) -> Tensor:
         LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=ATTENTION),
         LoraConfig(r=3, lora_alpha=3, use_dora=True, target_modules=[*ATTENTION, "conv1"]),
         LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION, rank_pattern={"to_q": 2}, alpha_pattern={"to_v": 9}),
-        LoraConfig(r=2, lora_alpha=6, lora_bias=True, target_modules=["to_out.0", "conv1"]),
         LoHaConfig(r=2, alpha=5, target_modules=[*ATTENTION, "conv1"]),
         LoKrConfig(r=2, alpha=5, target_modules=[*ATTENTION, "conv2"]),
     ],
-    ids=["lora", "rslora", "dora", "patterns", "bias", "loha", "lokr"],
+    ids=["lora", "rslora", "dora", "patterns", "loha", "lokr"],
 )
 def test_a_live_adapter_says_what_peft_says(config: object, tmp_path: Path) -> None:
     wanted = injected(config, tmp_path)

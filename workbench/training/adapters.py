@@ -99,7 +99,7 @@ def fit(
 
 
 def train(
-    names: list[str] | str = "", rank: int = 4, iterations: int = 300, batch: int = 8, rate: float = 2e-3,
+    names: list[str] | str = "", *, rank: int = 4, iterations: int = 300, batch: int = 8, rate: float = 2e-3,
     group: str = "attention", count: int = 8, judged: int = 24, threads: int = 1) -> dict[str, Any]:  # fmt: skip
     """Fit the adapters of some names, or all of them; those that are there, of these settings, are left as they are."""
     torch.set_num_threads(threads)
