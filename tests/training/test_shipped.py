@@ -85,8 +85,8 @@ def test_transformers_reads_the_scorer_whole() -> None:
 @pytest.mark.parametrize("same", [True, False])
 def test_a_scorer_keeps_its_text_tower_once_where_the_denoiser_has_the_same(tmp_path: Path, same: bool) -> None:
     own = {"text_model.a": torch.arange(6.0), "vision_model.b": torch.ones(2, 2)}
-    tower, folder = tmp_path / "tower" / "model.safetensors", tmp_path / "scorer"
-    tower.parent.mkdir()
+    tower, folder = tmp_path / "unet" / "text_encoder" / "model.safetensors", tmp_path / "scorer"
+    tower.parent.mkdir(parents=True)
     folder.mkdir()
     save_file({"text_model.a": own["text_model.a"] + (0 if same else 1)}, tower)
     save_file(own, folder / "model.safetensors")

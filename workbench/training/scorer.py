@@ -351,6 +351,9 @@ def wide(folder: Path) -> None:
 
 def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
     """Save the CLIP folder in fp16, with the tokenizer and a processor whose pictures are -1..1."""
+    for path in folder.glob("*"):
+        if path.is_symlink():  # never write through to the denoiser's
+            path.unlink()
     small = CLIPModel(model.config)
     small.load_state_dict(model.state_dict())
     # the temperature the towers were trained with
@@ -365,19 +368,31 @@ def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
 
 
 def share(folder: Path = FOLDER, tower: Path = TOWER) -> None:
-    """Keep the text tower once: two shards, the second a link to the denoiser's, where it holds the same weights."""
+    """Keep text tower and vocabulary once: where the denoiser has the same, its files are linked.
+
+    The weights become two shards, the second a link to `tower`; so any program still reads a whole CLIPModel folder.
+    """
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        here, there = folder / name, tower.parent.parent / "tokenizer" / name
+        if here.exists() and there.exists() and here.read_bytes() == there.read_bytes():
+            link(here, there)
     whole = folder / "model.safetensors"
     if not whole.exists() or not tower.exists():
         return
     own, other = load_file(whole), load_file(tower)
     if not all(name in own and torch.equal(own[name], other[name]) for name in other):
         return
-    rest, link = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    rest, text = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
     save_file({name: value for name, value in own.items() if name not in other}, folder / rest, {"format": "pt"})
-    (folder / link).unlink(missing_ok=True)
-    (folder / link).symlink_to(os.path.relpath(tower.resolve(), folder.resolve()))
-    places = {name: link if name in other else rest for name in sorted(own)}
+    link(folder / text, tower)
+    places = {name: text if name in other else rest for name in sorted(own)}
     size = sum(value.nbytes for value in own.values())
     index = json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2)
     (folder / "model.safetensors.index.json").write_text(index + "\n", encoding="utf-8")
     whole.unlink()
+
+
+def link(here: Path, there: Path) -> None:
+    """Put a link, relative so that the models can be moved together, in a file's place."""
+    here.unlink(missing_ok=True)
+    here.symlink_to(os.path.relpath(there.resolve(), here.parent.resolve()))
