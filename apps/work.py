@@ -30,6 +30,7 @@ from workbench.view.forms import read_all
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MOST_CHOSEN = 6
 _STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:collapse;width:auto;margin:0}
+.wb-before table,.wb-before tr{border:0!important}
 .wb-before th,.wb-before td{border:0!important;padding:3px 5px!important}
 .wb-before th{font-weight:500;font-size:.8rem;text-align:left;vertical-align:middle}
 .wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}</style>"""

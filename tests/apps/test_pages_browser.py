@@ -164,7 +164,7 @@ def test_presets_links_and_copies_carry_the_settings(opened: Open) -> None:
 
 def test_the_dark_theme_is_kept(opened: Open) -> None:
     page = opened()
-    body, colour = page.locator("body"), "getComputedStyle(document.body).backgroundColor"
+    body, colour = page.locator("body"), "getComputedStyle(document.querySelector('#prompt')).backgroundColor"
     light = page.evaluate(colour)
     page.locator("#theme-switch").click()
     playwright.expect(body).to_have_class(re.compile(r"\bdark\b"), timeout=PATIENCE)
