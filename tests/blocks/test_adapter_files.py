@@ -49,6 +49,26 @@ def test_what_is_written_is_read_to_the_same_bits(form: str, make: object, tmp_p
         assert all(torch.equal(a, b) for a, b in zip(back.low_rank.factors[key], low.factors[key], strict=True))
 
 
+def test_towers_with_modules_of_one_name_keep_their_own_ranks(tmp_path: Path) -> None:
+    name = "encoder.layers.0.self_attn.q_proj.weight"
+    keys = {f"text:{name}": 2, f"text2:text_model.{name}": 3}
+    low = LowRank({key: (torch.ones(32, rank), torch.ones(rank, 32)) for key, rank in keys.items()})
+    write(low, tmp_path / "made")
+    raw = read(tmp_path / "made")
+    stems = {stem.removesuffix(".lora_A.weight") for stem in raw.tensors if stem.endswith(".lora_A.weight")}
+    assert len(stems) == 2
+    for stem in stems:
+        rank = len(raw.tensors[f"{stem}.lora_A.weight"])
+        assert raw.scale(stem.removeprefix("base_model.model."), rank, None) == 1.0
+
+
+def test_settings_beyond_all_measure_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(random_adapter(tiny_sd(), "random:1").low_rank, tmp_path / "made")
+    monkeypatch.setattr(adapter_files, "MOST_NOTES", 10)
+    with pytest.raises(CheckpointMismatch, match="settings of at most 16 are read"):
+        read(tmp_path / "made")
+
+
 def test_peft_itself_reads_what_is_written(tmp_path: Path) -> None:
     low, shapes = some(tiny_sd())
     low = low.kept(frozenset(key for key in low if key.startswith("unet:")))
@@ -129,6 +149,8 @@ def test_damaged_empty_and_foreign_files_are_refused_in_one_line(tmp_path: Path)
         assert "\n" not in str(refused.value)
     with pytest.raises(AskError, match="without a name"):
         read(" ")
+    with pytest.raises(AskError, match="cannot be looked at as a file"):
+        read("x" * 5000)
 
 
 def test_too_many_tensors_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.blocks.disk import read_json, whole, write_bytes, write_json
-from workbench.core.errors import ResourceError
+from workbench.blocks.disk import given, read_json, whole, write_bytes, write_json
+from workbench.core.errors import AskError, ResourceError
 
 
 def half(path: Path, error: Exception) -> None:
@@ -51,3 +51,12 @@ def test_unreadable_json_reads_as_nothing(tmp_path: Path) -> None:
 def test_what_json_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", float("nan"))
+
+
+def test_a_name_that_no_file_can_have_is_refused_in_a_line(tmp_path: Path) -> None:
+    assert given(str(tmp_path / "not yet")) == tmp_path / "not yet"
+    for name in ("x" * 5000, "~nobody-of-this-name/x"):
+        with pytest.raises(AskError, match="cannot be looked at as a file") as refused:
+            given(name)
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 250

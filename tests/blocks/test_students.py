@@ -18,7 +18,7 @@ from workbench.blocks.denoise import condition
 from workbench.blocks.students import TOLD, guidance_embedding, spaced, studying
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Condition
-from workbench.core.errors import AskError
+from workbench.core.errors import AskError, CheckpointMismatch
 from workbench.core.tape import Step
 from workbench.models.unet import from_pipeline
 
@@ -106,6 +106,32 @@ def test_a_student_of_runs_is_told_how_long_this_one_is(tmp_path: Path) -> None:
     with studying(tiny_sd(), place):
         assert_close(answer(tiny_sd(), told(0, 4)), one, atol=1e-6, rtol=0)  # log2 1 = 0: nothing is added
     assert json.loads((Path(place) / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_the_base_is_not_told_the_students_column_before_its_turn(tmp_path: Path) -> None:
+    place = folder(tmp_path, "")
+    width = tiny_sd().parts["unet"].time_embedding.linear_1.in_features
+    save_file({"unet:time_embedding.cond_proj.weight": torch.ones(width, 1)}, Path(place) / TOLD)
+    late = lambda cond: cond is None or cond.step is None or cond.step.index >= 1  # noqa: E731
+    with studying(tiny_sd(), place, late):
+        first, second = (answer(tiny_sd(), told(index)) for index in (0, 1))
+    assert torch.equal(first, answer(tiny_sd(), told()))
+    with studying(tiny_sd(), place):
+        assert torch.equal(second, answer(tiny_sd(), told(1)))
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("unet", (4, 1)), ("nobody:time_embedding.cond_proj.weight", (4, 1)), ("unet:conv_in.weight", (4, 1)),
+     ("unet:time_embedding.cond_proj.weight", (3,)), ("unet:time_embedding.cond_proj.weight", (3, 1))],
+)  # fmt: skip
+def test_a_column_without_a_place_is_refused_in_a_line(key: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    place = folder(tmp_path, "")
+    save_file({key: torch.ones(shape)}, Path(place) / TOLD)
+    refused = pytest.raises(CheckpointMismatch, match="no free place")
+    with unchanged(tiny_sd(), "a strange column"), refused as caught, studying(tiny_sd(), place):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("guidance", "width"), [(8.0, 256), (1.5, 9), (1.0, 4)])

@@ -10,14 +10,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from workbench.blocks.disk import read_json, whole, write_json
+from workbench.blocks.disk import given, read_json, whole, write_json
 from workbench.core.errors import AskError, CheckpointMismatch, MissingPart
 from workbench.core.places import ASSETS
 from workbench.ops.low_rank import LowRank
 
 SHIPPED: Path = ASSETS / "models" / "emoji-lora"
 PEFT, CONFIG, TRAINING = "adapter_model.safetensors", "adapter_config.json", "training.json"
-MOST_BYTES, MOST_TENSORS, MOST_FILES = 4 << 30, 20_000, 4
+MOST_BYTES, MOST_TENSORS, MOST_FILES, MOST_NOTES = 4 << 30, 20_000, 4, 16 << 20
 _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "I8", "BOOL")
 _PARTS = {"unet": "unet", "transformer": "transformer", "text": "text_encoder", "text2": "text_encoder_2"}
 _KOHYA = {"unet": "lora_unet", "text": "lora_te", "text1": "lora_te1", "text2": "lora_te2",
@@ -87,7 +87,7 @@ def locate(source: str | Path) -> list[Path]:
     text = str(source)
     if not text.strip():
         raise AskError(f"An adapter without a name was asked for. Give a file, a folder or one of: {_known()}.")
-    path = Path(text).expanduser()
+    path = given(text)
     if not path.exists() and Path(text).name == text and (SHIPPED / text).is_dir():
         path = SHIPPED / text
     if path.is_dir():
@@ -156,6 +156,8 @@ def _finite(path: Path, name: str, value: Tensor) -> Tensor:
 
 
 def _object(path: Path) -> dict[str, Any]:
+    if path.is_file() and path.stat().st_size > MOST_NOTES:
+        raise CheckpointMismatch(f"{path} is {path.stat().st_size >> 20} MiB; settings of at most 16 are read.")
     value = read_json(path)
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
@@ -204,8 +206,7 @@ def write(
     tensors = {name: value.detach().to("cpu", dtype).contiguous().clone() for name, value in tensors.items()}
     if form == "kohya":
         return _save(tensors, out, {"ss_network_module": "networks.lora", "workbench_base": base})
-    ranks = {key: low_rank.rank(key) for key in low_rank}
-    write_json(out / CONFIG, _config(ranks))
+    write_json(out / CONFIG, _config(low_rank))
     if training or base:
         write_json(out / TRAINING, {**({"base": base} if base else {}), **training})
     return _save(tensors, out / PEFT, {"format": "pt"})
@@ -224,8 +225,9 @@ def kohya_names(part: str, stem: str) -> tuple[str, str, str]:
     return f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"
 
 
-def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
-    stems = {key.partition(":")[2].removesuffix(".weight"): rank for key, rank in ranks.items()}
+def _config(low_rank: LowRank) -> dict[str, Any]:
+    names = {key: peft_stem(key.partition(":")[0], key.partition(":")[2].removesuffix(".weight")) for key in low_rank}
+    stems = {name.removeprefix("base_model.model."): low_rank.rank(key) for key, name in names.items()}
     rank = max(stems.values())
     other = {stem: own for stem, own in stems.items() if own != rank}
     return {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "rank_pattern": other, "alpha_pattern": other,

@@ -9,9 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import ResourceError
+from workbench.core.errors import AskError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def given(text: str) -> Path:
+    """The path that a person named, with ~ for their home; there need be nothing.
+
+    Raises `AskError` for a name that no file can have, or one that may not be looked at.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise AskError(f"{text[:80]!r} cannot be looked at as a file: {why}. Give a path of this computer.") from None
+    return path
 
 
 @contextmanager

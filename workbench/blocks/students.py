@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.blocks.adapter_files import read
 from workbench.blocks.adapters import RANDOM, Adapter, read_adapter, wear
 from workbench.blocks.denoise import Course, draw
+from workbench.blocks.disk import given
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Condition, Images
 from workbench.core.errors import AskError, CheckpointMismatch
@@ -59,17 +61,16 @@ def enrol(patch: Patch, bundle: Bundle, student: str, when: When = always) -> No
     refuse_other_base(bundle, adapter)
     wear(patch, bundle, adapter, lambda now: 1.0 if when(now.cond) else 0.0)
     if isinstance(place, Path) and (place / TOLD).is_file():
-        _tell(patch, place / TOLD)
+        _tell(patch, place / TOLD, when)
 
 
 def locate(student: str) -> Path | str:
     """The folder of a shipped student or model of that name, or what was given."""
-    shipped = ASSETS / "models" / student
     if student.startswith(RANDOM):
         return student
-    if not Path(student).expanduser().exists() and Path(student).name == student and shipped.is_dir():
+    path, shipped = given(student), ASSETS / "models" / student
+    if not path.exists() and Path(student).name == student and shipped.is_dir():
         return shipped
-    path = Path(student).expanduser()
     return path if path.exists() else student
 
 
@@ -98,23 +99,39 @@ def _whole(patch: Patch, bundle: Bundle, place: str, when: When) -> None:
     patch.wrap("predict", wrap)
 
 
-def _tell(patch: Patch, path: Path) -> None:
-    """Give the network its column for the length of a run, and tell it at every call."""
-    from safetensors.torch import load_file
+def _tell(patch: Patch, path: Path, when: When) -> None:
+    """Give the network its column for the length of a run, and tell it at every call of the student.
 
-    for key, value in load_file(path).items():
-        owner: Any = patch.bundle.parts[key.partition(":")[0]]
-        *way, name, _ = key.partition(":")[2].split(".")
-        for step in way:
-            owner = getattr(owner, step, None)
-        if getattr(owner, name, value) is not None:
+    Raises `CheckpointMismatch` for a column that the network has no place for, and what reading the file raises.
+    """
+    for key, value in read(path).tensors.items():
+        place, _, kind = key.rpartition(".")
+        owner, name = _home(patch.bundle, place)
+        first = getattr(owner, "linear_1", None)
+        fits = kind == "weight" and isinstance(first, nn.Linear) and value.shape == (first.in_features, 1)
+        if owner is None or getattr(owner, name, value) is not None or not fits:
             raise CheckpointMismatch(
-                f"{path}: {patch.bundle.name} has no free place {key}. It belongs to another model."
+                f"{path}: {patch.bundle.name} has no free place {key[:200]} of {tuple(value.shape)}. It belongs to "
+                "another model."
             )
         column = nn.Linear(value.shape[1], value.shape[0], bias=False, device=patch.bundle.device)
         column.weight = nn.Parameter(value.to(patch.bundle.device, patch.bundle.dtype), requires_grad=False)
         patch.put(owner, name, column)
-    tell(patch, lambda cond: None if cond.step is None else torch.tensor([math.log2(cond.step.total)]))
+
+    def runs(cond: Condition) -> Tensor | None:
+        return torch.tensor([math.log2(cond.step.total)]) if cond.step is not None and when(cond) else None
+
+    tell(patch, runs)
+
+
+def _home(bundle: Bundle, place: str) -> tuple[nn.Module | None, str]:
+    """The module that holds `part:path.name`, None where there is none, and the name in it."""
+    part, _, path = place.partition(":")
+    owner: Any = bundle.parts.get(part)
+    *way, name = path.split(".")
+    for step in way:
+        owner = None if owner is None else owner._modules.get(step)
+    return owner, name
 
 
 def tell(patch: Patch, what: Callable[[Condition], Float[Tensor, " w"] | None]) -> None:

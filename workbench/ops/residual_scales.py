@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.core.errors import AskError
 
 Grid = tuple[int, int]
+MOST_DIGITS = 5
 
 
 def coarse(x: Float[Tensor, "B C h w"], grid: Grid) -> Float[Tensor, "B C a b"]:
@@ -41,8 +42,8 @@ def read_grid(text: str) -> Grid:
     """
     rows, _, columns = text.strip().partition("x")
     numbers = (rows, columns or rows)
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise AskError(f"A scale is {text!r}; it must be a side such as 4, or rows and columns such as 3x5.")
+    if not all(number.isdecimal() and len(number) <= MOST_DIGITS and int(number) > 0 for number in numbers):
+        raise AskError(f"A scale is {text[:40]!r}; it must be a side such as 4, or rows and columns such as 3x5.")
     return int(numbers[0]), int(numbers[1])
 
 

@@ -126,7 +126,13 @@ def test_a_changed_picture_is_another_fit(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a {}")
     told = edit.fit_key
     Image.fromarray(np.ones((16, 16, 3), np.uint8)).save(file)
-    assert len({key, told, edit.fit_key}) == 3
+    seen = edit.fit_key
+    Image.fromarray(np.ones((16, 16), np.uint8)).save(tmp_path / "one-mask.png")
+    assert len({key, told, seen, edit.fit_key}) == 4
+    folder = QUICK.but(pictures=[str(tmp_path)])
+    key = folder.fit_key
+    (tmp_path / "notes.bin").write_bytes(b"not learned from")
+    assert folder.fit_key == key
     assert QUICK.fit_key != QUICK.but(rank=3).fit_key
 
 

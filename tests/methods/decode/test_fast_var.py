@@ -114,6 +114,12 @@ def test_each_picture_alone_is_pruned_too() -> None:
     assert_close(run(edit, sampler=alone)[1][-1], run(edit)[1][-1], atol=1e-4, rtol=0)
 
 
+def test_the_first_scale_is_whole_however_many_are_to_be_pruned() -> None:
+    most = run(FastVar(scales=5, spare=0))
+    assert torch.equal(run(FastVar(scales=64, spare=0))[1][-1], most[1][-1])
+    assert sorted(most[0].keep["kept"]) == [1, 2, 3, 4, 5]
+
+
 def test_sparing_every_block_is_refused() -> None:
     with pytest.raises(AskError, match="spare is 1; tiny-var has 2 blocks, so none would be left to prune"):
         run(FastVar())

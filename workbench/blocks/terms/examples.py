@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from workbench.blocks.disk import given
 from workbench.blocks.judging import world_of
 from workbench.blocks.pictures import open_picture
 from workbench.blocks.pools import CHUNK, Clean, Lesson, Pictures, Room
@@ -77,7 +78,7 @@ def gathered(
 
 
 def _files(name: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = given(name)
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         found = [file for file in found if not file.stem.endswith("-mask")]
@@ -85,6 +86,16 @@ def _files(name: str) -> list[Path]:
             raise AskError(f"{path} holds no picture. Give a folder of PNG, JPEG or WebP files.")
         return found
     return [path] if path.suffix.lower() in SUFFIXES else []
+
+
+def read_from(name: str) -> list[Path]:
+    """Every file that learning from a picture or folder may read: pictures, and captions and masks beside them."""
+    path = given(name)
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)[: 2 * MOST + 1]
+    beside = (each for file in files if file.name for each in (file, file.with_suffix(".txt"), _mask_path(file)))
+    return list(dict.fromkeys(beside))
 
 
 def _from_files(
@@ -111,14 +122,19 @@ def _beside(file: Path) -> str:
     """The caption in a text file of the picture's name, or a plain one."""
     text = file.with_suffix(".txt")
     try:
-        return text.read_text("utf-8").strip()[:2000] or f"a {HERE}"
+        with text.open(encoding="utf-8") as file:
+            return file.read(2000).strip() or f"a {HERE}"
     except (OSError, UnicodeDecodeError):
         return f"a {HERE}"
 
 
 def _mask_of(file: Path) -> Path | None:
-    mask = file.with_name(f"{file.stem}-mask.png")
+    mask = _mask_path(file)
     return mask if mask.is_file() else None
+
+
+def _mask_path(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-mask.png")
 
 
 def _worded(text: str, words: Words) -> tuple[str, str]:

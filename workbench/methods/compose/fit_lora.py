@@ -34,7 +34,7 @@ from pydantic import Field
 from workbench.blocks.distill import Recipe, Term, distill
 from workbench.blocks.lessons import BatchSize, Iterations, Rate, Seed, Strength
 from workbench.blocks.pools import Lesson, Pictures
-from workbench.blocks.terms.examples import Examples, Shown, Words, gathered
+from workbench.blocks.terms.examples import Examples, Shown, Words, gathered, read_from
 from workbench.blocks.terms.meaning import Meaning
 from workbench.blocks.terms.pulls import contrast, likeness, prior
 from workbench.blocks.terms.regions import Regions
@@ -91,10 +91,9 @@ class FitLora(Edit):
         """Settings but `strength`, and the bytes of the files that are learned from."""
         mark = hashlib.sha256(super().fit_key.encode())
         for name in (*self.pictures, *self.masks):
-            path = Path(name).expanduser()
-            inside = sorted(path.iterdir()) if path.is_dir() else [path, path.with_suffix(".txt")]
-            for file in filter(Path.is_file, inside):
-                mark.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+            for file in filter(Path.is_file, read_from(name)):
+                with file.open("rb") as data:
+                    mark.update(f"{file.name}\0{hashlib.file_digest(data, 'sha256').hexdigest()}\n".encode())
         return mark.hexdigest()[:16]
 
     def fit(self, bundle: Bundle, tap: Tap) -> Delta:

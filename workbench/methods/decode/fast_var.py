@@ -46,7 +46,7 @@ class FastVar(Edit):
     neutral: ClassVar[Mapping[str, Any] | None] = {"ratio": 0.0}
 
     ratio: float = Field(0.5, ge=0, lt=1, description="Share of the tokens that the pruned scales do not compute.")
-    scales: int = Field(2, ge=1, le=64, description="How many of the last scales are pruned.")
+    scales: int = Field(2, ge=1, le=64, description="How many of the last scales are pruned; never the first one.")
     spare: int = Field(1, ge=0, le=64, description="How many blocks at either end compute every token.")
 
     def patch(self, bundle: Bundle, delta: Delta, patch: Patch) -> None:
@@ -92,7 +92,11 @@ class _Run:
         made = None if memory is None else memory.passing
         if memory is None or made is None or made.first != made.last:
             return None
-        return (memory, made) if made.last >= len(memory.grids) - self.scales - 1 else None
+        return (memory, made) if made.last >= self.whole(memory) else None
+
+    def whole(self, memory: Memory) -> int:
+        """The last scale that is computed in full: the first one, however many are to be pruned."""
+        return max(0, len(memory.grids) - self.scales - 1)
 
 
 def keepers(x: Float[Tensor, "R N C"], ratio: float) -> Int[Tensor, "R n"]:
@@ -123,7 +127,7 @@ def _pruned(forward: Callable[..., Tensor], run: _Run, name: str, norm: str) -> 
         if found is None:
             return forward(x, *args, **kwargs)
         memory, made = found
-        whole = len(memory.grids) - run.scales - 1
+        whole = run.whole(memory)
         kept: dict[str, tuple[tuple[int, ...], Tensor]] = memory.keep.setdefault("fast-var", {})
         if made.last <= whole:
             output = forward(x, *args, **kwargs)
