@@ -90,6 +90,27 @@ def test_tensors_of_another_shape_are_a_misfit(group: dict[str, torch.Tensor], w
         change(group, (3, 4), 1.0, lambda: torch.ones(3, 4))
 
 
+def meta(*shape: int) -> torch.Tensor:
+    """Factors that take no memory here, and more than there is when they are multiplied."""
+    return torch.ones(1).expand(shape)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        {"kw1": torch.ones(1, 1), "kw2_a": meta(10**6, 1), "kw2_b": meta(1, 10**6)},
+        {"kw1_a": meta(10**6, 1), "kw1_b": meta(1, 10**6), "kw2": torch.ones(1, 1)},
+        {"kw1": torch.ones(1, 1), "kw2_a": meta(1, 10**6), "kw2_b": meta(1, 10**6), "kt2": torch.ones(1, 1, 3, 3)},
+        {"t1": meta(1, 1, 10**6, 10**6), "t2": meta(1, 1, 10**6, 10**6), "w1_a": torch.ones(1, 3),
+         "w1_b": torch.ones(1, 4), "w2_a": torch.ones(1, 3), "w2_b": torch.ones(1, 4)},
+        {"up": torch.ones(3, 10), "down": meta(1, 10**6), "mid": meta(10, 1, 10**3, 10**3)},
+    ],
+)  # fmt: skip
+def test_small_factors_of_a_huge_product_are_refused_before_it_is_made(group: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(Misfit, match="4 have room"):
+        change(group, (3, 4), 1.0, lambda: torch.ones(3, 4))
+
+
 def test_a_whole_parameter_becomes_its_difference() -> None:
     made = change({"weight": torch.full((2, 3), 5.0)}, (2, 3), 1.0, lambda: torch.full((2, 3), 2.0))
     assert made.dense is not None

@@ -132,6 +132,7 @@ def _pair(group: Mapping[str, Tensor], shape: tuple[int, ...]) -> Factors:
         mid = group["mid"]
         if mid.ndim != 4 or prod(down.shape[2:]) != 1 or mid.shape[1] != down.shape[0]:
             raise Misfit(f"mid is {_x(mid)} and down {_x(down)}")
+        _room(down.shape[1] * prod(mid.shape[2:]), shape[1:])
         down = torch.einsum("mnkl,ni->mikl", mid, down.flatten(1))
     up, down = up.flatten(1), down.flatten(1)
     if up.shape[1] != down.shape[0] or not up.shape[1]:
@@ -145,7 +146,7 @@ def _hadamard(group: Mapping[str, Tensor], shape: tuple[int, ...], scale: float)
     if any(m.ndim != 2 for m in (a, b, c, d)):
         raise Misfit(f"its factors are {', '.join(map(_x, (a, b, c, d)))}")
     if "t1" in group and "t2" in group:
-        one, two = (_core(t, u, v, shape) for t, u, v in ((group["t1"], a, b), (group["t2"], c, d)))
+        one, two = (_core(t, u, v, shape, shape) for t, u, v in ((group["t1"], a, b), (group["t2"], c, d)))
         return Change("loha", b.shape[0], dense=_fits(one * two * scale, shape))
     if a.shape[1] != b.shape[0] or c.shape[1] != d.shape[0] or (len(a), b.shape[1]) != (len(c), d.shape[1]):
         raise Misfit(f"its factors are {', '.join(map(_x, (a, b, c, d)))}")
@@ -156,15 +157,16 @@ def _hadamard(group: Mapping[str, Tensor], shape: tuple[int, ...], scale: float)
     return Change("loha", b.shape[0], (up * scale, (b[:, None, :] * d[None, :, :]).flatten(0, 1)))
 
 
-def _core(core: Tensor, up: Tensor, down: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _core(core: Tensor, up: Tensor, down: Tensor, shape: tuple[int, ...], whole: tuple[int, ...]) -> Tensor:
     """sum_ij core[i,j,k,l] up[i,o] down[j,c] as [o, c, k, l]."""
     if core.ndim != 4 or core.shape[:2] != (len(up), len(down)) or (up.shape[1], down.shape[1]) != shape[:2]:
         raise Misfit(f"its core is {_x(core)} between {_x(up)} and {_x(down)}")
+    _room(up.shape[1] * down.shape[1] * prod(core.shape[2:]), whole)
     return torch.einsum("ijkl,io,jc->ockl", core, up, down)
 
 
 def _kronecker(group: Mapping[str, Tensor], shape: tuple[int, ...], scale: float) -> Change:
-    one, two = _part(group, "kw1"), _part(group, "kw2")
+    one, two = _part(group, "kw1", shape), _part(group, "kw2", shape)
     if one.ndim != 2 or two.ndim not in (2, 4):
         raise Misfit(f"its parts are {_x(one)} and {_x(two)}")
     a, b = group.get("kw2_a"), group.get("kw2_b")
@@ -184,17 +186,18 @@ def _kronecker(group: Mapping[str, Tensor], shape: tuple[int, ...], scale: float
     return Change("lokr", rank_of(group), dense=dense.reshape(shape))
 
 
-def _part(group: Mapping[str, Tensor], name: str) -> Tensor:
-    """A part of a Kronecker product: whole, a product, or a product around a core."""
+def _part(group: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A part of a Kronecker product for a weight of a shape: whole, a product, or a product around a core."""
     if name in group:
         return group[name]
     up, down, core = (group.get(f"{name}_{end}", group.get("kt2") if end == "t2" else None) for end in ("a", "b", "t2"))
     if up is None or down is None or up.ndim != 2 or down.ndim != 2:
         raise Misfit(f"only {', '.join(sorted(group))} of it is there")
     if name == "kw2" and core is not None:
-        return _core(core, up, down, (up.shape[1], down.shape[1]))
+        return _core(core, up, down, (up.shape[1], down.shape[1]), shape)
     if up.shape[1] != down.shape[0]:
         raise Misfit(f"its factors are {_x(up)} and {_x(down)}")
+    _room(len(up) * down.shape[1], shape)
     return up @ down
 
 
@@ -232,6 +235,12 @@ def _fits(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     if value.numel() != prod(shape) or value.shape[:1] != shape[:1]:
         raise Misfit(f"it is {_x(value)} for a parameter of {'x'.join(map(str, shape))}")
     return value.reshape(shape)
+
+
+def _room(count: int, shape: tuple[int, ...]) -> None:
+    """Refuse a product that is larger than what it is for, before it is made: small factors can ask for any memory."""
+    if count > prod(shape):
+        raise Misfit(f"its parts make {count:,} numbers where {'x'.join(map(str, shape))} have room")
 
 
 def _refuse(out: int, width: int, shape: tuple[int, ...]) -> None:

@@ -94,6 +94,7 @@ def refused(ask: Ask = ASK, **settings: Any) -> str:
 def test_wrong_requests_are_one_line() -> None:
     assert "top_k is 25; the model's vocabulary has 24 tokens" in refused(top_k=25)
     assert "The prompt is 'class:5'; the classes of tiny-var are 0 to 4" in refused(Ask(prompts="class:5"))
+    assert "the classes of tiny-var are 0 to 4" in refused(Ask(prompts="class:" + "9" * 5000))
     assert "The prompt is 'class:x'" in refused(Ask(prompts="class:x"))
     assert "The size is 32x32; tiny-var draws 16x16 alone" in refused(ASK.but(size=(32, 32)))
     assert "var draws without a picture" in refused(ASK.but(image="a.png"))

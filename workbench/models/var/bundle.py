@@ -119,9 +119,9 @@ def class_id(prompt: str, classes: int, name: str) -> int:
     """The class that `class:207` names. Raises `AskError` for what is no class of the model."""
     text = prompt.removeprefix(_CLASS).strip()
     if not classes:
-        raise AskError(f"The prompt is {prompt!r}; {name} reads words and has no classes. Say what to draw.")
-    if not text.isdecimal() or int(text) >= classes:
-        raise AskError(f"The prompt is {prompt!r}; the classes of {name} are 0 to {classes - 1}. Ask for class:0.")
+        raise AskError(f"The prompt is {prompt[:60]!r}; {name} reads words and has no classes. Say what to draw.")
+    if not text.isdecimal() or len(text) > 9 or int(text) >= classes:
+        raise AskError(f"The prompt is {prompt[:60]!r}; the classes of {name} are 0 to {classes - 1}. Ask for class:0.")
     return int(text)
 
 
