@@ -17,6 +17,7 @@ from workbench.core.scene import using
 from workbench.core.tape import ignore
 from workbench.methods.reduce.cfg_cutoff import CfgCutoff
 from workbench.methods.reduce.toca import ToCa, favoured
+from workbench.methods.reduce.tome import Tome
 
 ASK = Ask(prompts=["the red cat", "a dog"], seeds=[3, 4])
 SIZE = (24, 16)  # tokens: 4 x 6
@@ -207,6 +208,12 @@ def test_it_stacks_with_a_guidance_cut_off(order: int) -> None:
     found = calls(tiny_pixart(), *(edits if order else edits[::-1]), steps=6)
     assert all(torch.isfinite(answer).all() for *_, answer in found)
     assert len(found) == 6
+
+
+@pytest.mark.parametrize("other", [ToCa(interval=2), Tome(parts=("mlp",))], ids=["itself", "merged mlps"])
+def test_where_another_edit_hands_on_fewer_tokens_they_are_all_computed(other: Tome | ToCa) -> None:
+    for edits in ((ToCa(interval=2), other), (other, ToCa(interval=2))):
+        assert all(torch.isfinite(made).all() for *_, made in calls(tiny_pixart(), *edits))
 
 
 def test_a_run_of_one_step_is_refused() -> None:
