@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.tiny import tiny_flux, tiny_pixart, tiny_sd, tiny_sd3
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle
-from workbench.core.errors import AskError, MissingPart, PatchError
+from workbench.core.errors import AskError, MissingPart
 from workbench.core.patch import Patch, differences, fingerprint
 from workbench.core.scene import Scene
 from workbench.core.tape import Step
@@ -93,7 +93,7 @@ def test_tokens_that_waited_are_chosen_before_the_others() -> None:
 def test_unets_rotary_models_and_runs_of_one_step_are_refused() -> None:
     with Patch(tiny_sd()) as patch, pytest.raises(MissingPart, match="For UNets there is deep-cache"):
         CatPrune().patch(tiny_sd(), CatPrune().fit(tiny_sd(), lambda step: None), patch)
-    with pytest.raises(PatchError, match="turns them by their place"):
+    with pytest.raises(MissingPart, match="turns them by their place"):
         drawn(tiny_flux(), CatPrune())
     with pytest.raises(AskError, match="cat-prune reuses what earlier steps computed; this run has 1 step"):
         drawn(tiny_pixart(), CatPrune(), steps=1)

@@ -34,7 +34,7 @@ from workbench.blocks.merging import images, merge_sites, site_grid
 from workbench.core.attend import Attention
 from workbench.core.bundle import Bundle, Condition, Site, told
 from workbench.core.delta import Delta
-from workbench.core.errors import MissingPart, PatchError
+from workbench.core.errors import MissingPart
 from workbench.core.method import Card, Edit
 from workbench.core.patch import Patch
 from workbench.ops.clusters import kmeans
@@ -94,23 +94,25 @@ class _Pruned:
 
     def __init__(self, edit: CatPrune, bundle: Bundle, memory: Memory, block: Site) -> None:
         self.edit, self.bundle, self.memory, self.block = edit, bundle, memory, block
+        self.idle = False  # another edit, such as itself, leaves tokens out of this call already
 
     @property
     def chosen(self) -> Tensor | None:
         """The tokens of each row that this call computes [R, S]; None when it computes all."""
-        return None if self.memory.fresh else self.memory.recall("chosen")
+        return None if self.memory.fresh or self.idle else self.memory.recall("chosen")
 
     def enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand the first block the chosen tokens."""
         if kwargs.get("image_rotary_emb") is not None:
-            raise PatchError(
+            raise MissingPart(
                 f"cat-prune leaves tokens out, and {self.bundle.name} turns them by their place (rotary positions). "
                 "Take first-block-cache."
             )
+        x, size = (args[0] if args else kwargs["hidden_states"]), self._size()
+        self.idle = x.shape[1] != size[0] * size[1]
         index = self.chosen
         if index is None:
             return args, kwargs
-        x = args[0] if args else kwargs["hidden_states"]
         x = _gather(x, index)
         return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
@@ -130,7 +132,7 @@ class _Pruned:
         name = f"keys {index}"
 
         def attend(call: Attention) -> Tensor:
-            if not self.memory.on:
+            if not self.memory.on or self.idle:
                 return call.run()
             chosen, size = self.chosen, self._size()
             tokens = size[0] * size[1] if chosen is None else chosen.shape[1]
@@ -154,7 +156,7 @@ class _Pruned:
     def answer(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         """Keep the answer of tokens that were left out, and choose the next ones."""
         cond = self.memory.cond
-        if cond is None or cond.step is None:
+        if cond is None or cond.step is None or self.idle:
             return output
         made = output[0]
         size, index, before = self._size(), self.chosen, self.memory.recall("v")
