@@ -74,7 +74,8 @@ class Blind(Lens):
 
 def test_one_that_knows_the_truth_wins_and_one_that_knows_nothing_is_the_whole_image() -> None:
     # pictures of 128 px: the tiny model draws 16, too coarse for masks
-    bundle = dataclasses.replace(worldly(), shapes=dataclasses.replace(tiny_sd().shapes, image=(3, 128, 128)))
+    shapes = dataclasses.replace(tiny_sd().shapes, image=(3, 128, 128), latent=(4, 64, 64))
+    bundle = dataclasses.replace(worldly(), shapes=shapes)
     with listed(Oracle, Blind):
         report = InspectReport(lenses=("toy-oracle", "toy-blind"), unsaid=(), **QUICK).look(scene(bundle))
     single, pairs = tables(report)

@@ -94,6 +94,7 @@ def test_cached_steps_run_the_outer_layers_alone() -> None:
     with Patch(bundle) as patch:
         record(patch)
         Scene(bundle, Diffuse(steps=4), (DeepCache(interval=2),), ASK).run()
+    runs = {"mid_block": 2, "down_blocks.0.resnets.0": 2, "up_blocks.1.resnets.0": 2, "up_blocks.1.resnets.1": 4}
     assert {site.path: ran.count(site.path) for site in sites} == runs
 
 

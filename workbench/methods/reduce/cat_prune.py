@@ -14,9 +14,7 @@ Differs: each image chooses by its own conditional row (the official code takes 
 k-means of our own; ranks leave the means over neighbouring clusters out, and later choices take clusters in plain
 order (the official weights 3:2:1 for the first three). Any size and any transformer without rotary positions, where
 the official code is SD3 at 1,024 px; text tokens are always computed, as there.
-
 Official numbers: 50 to 60 % of the work saved (abstract); not compared here.
-
 Licence of the reference: ada-cheng/CAT-Pruning, none (read, not copied), class `QCacheProjOut`.
 """
 
@@ -57,8 +55,8 @@ class CatPrune(Edit):
         blocks = bundle.sites("block")
         if not blocks or bundle.sites("stage"):
             raise MissingPart(
-                f"cat-prune leaves tokens out of a transformer's blocks; {bundle.name} has no such row of blocks. For "
-                "UNets there is deep-cache."
+                f"cat-prune leaves tokens out of a transformer's blocks; {bundle.name} has none. "
+                "For UNets there is deep-cache."
             )
         if self.ratio == 0:
             return
