@@ -39,7 +39,8 @@ def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     sd_pipe().save_pretrained(tmp_path / "tiny-random")
     notebook = nbformat.read(path, 4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source += f'\nmodel, models, steps = "tiny-random", {str(tmp_path)!r}, 3'
+    if path.stem != "decode":  # its model decodes by scale: the shipped one is small enough
+        cell.source += f'\nmodel, models, steps = "tiny-random", {str(tmp_path)!r}, 3'
     os.environ["PYTHONPATH"] = str(ROOT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
