@@ -1,13 +1,14 @@
 """Measure the GPU tier on 512 fixed prompts, and draw the contact sheet whose 64 prompts were chosen beforehand.
 
-The prompts and their seeds are in assets/world/prompts-gpu.json, which follows from a seed. The judge answers: is the
-object the likeliest of all, or (of two) are both the two likeliest and the left one further left; is the style the
+The prompts and their seeds follow from a seed and are kept in assets/world/prompts-gpu.json.xz. The judge answers: is
+the object the likeliest of all, or (of two) are both the two likeliest and the left one further left; is the style the
 likeliest. The background is the world's colour nearest to the middle of the border's pixels.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from workbench.training.gpu_loop import Kit, recipe
 from workbench.training.loop import diffusers, signed
 
 Row = dict[str, Any]
-PROMPTS = ASSETS / "world" / "prompts-gpu.json"
+PROMPTS = ASSETS / "world" / "prompts-gpu.json.xz"
 KINDS = {"seen": 224, "held-out pair": 96, "two": 96, "synonym": 96}
 
 
@@ -86,9 +87,8 @@ def fixed(world: World) -> dict[str, list[Row]]:
     """Read the prompts, writing them the first time."""
     if not PROMPTS.exists():
         parts = {"prompts": prompts(world), "sheet": grid(world)}
-        said = [f'"{name}": [\n' + ",\n".join(json.dumps(r) for r in rows) + "\n]" for name, rows in parts.items()]
-        PROMPTS.write_text("{\n" + ",\n".join(said) + "\n}\n", encoding="utf-8")
-    return json.loads(PROMPTS.read_text("utf-8"))
+        PROMPTS.write_bytes(lzma.compress(json.dumps(parts).encode(), preset=9))
+    return json.loads(lzma.decompress(PROMPTS.read_bytes()))
 
 
 @torch.no_grad()

@@ -306,7 +306,8 @@ def install(given: str, out: str = "") -> dict[str, Any]:
     """Put the pieces in `given` into `out` (assets/models); name what lies there beside them and is now out of date."""
     target = Path(out) if out else MODELS
     written = unpack(Path(given), target)
-    scorer.share(target / "emoji-scorer", target / scorer.TOWER.relative_to(MODELS))
+    shared = scorer.share(target / "emoji-scorer", target / scorer.TOWER.relative_to(MODELS))
+    current = {*written, *(path.relative_to(target).as_posix() for path in shared)}
     roots = [target / part for part in PARTS]
     there = [p.relative_to(target).as_posix() for root in roots for p in sorted(root.rglob("*")) if p.is_file()]
-    return {"written": len(written), "stale": [name for name in there if name not in written]}
+    return {"written": len(written), "stale": [name for name in there if name not in current]}

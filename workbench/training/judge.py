@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.models.judge import GRID, Judge, JudgeConfig, Verdict
@@ -39,11 +40,15 @@ def truth(world: World, plans: list[Plan], covers: list[list[np.ndarray]]) -> tu
 
 
 def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Draw pictures [B, 3, 128, 128] in -1..1 and their truth: most of the CPU tier, one in sixteen empty."""
+    """Draw pictures [B, 3, 128, 128] in -1..1 and their truth, one in sixteen empty.
+
+    Five eighths show the CPU tier and one eighth the held-out objects, which adapters are judged by; two are of all.
+    """
     draw = np.random.default_rng(seed)
     plans, rows, covers = [], [], []
+    pools = [None, world.tier, world.split["held_out_objects"], *[world.tier] * 2] + [None] + [world.tier] * 2
     for index in range(count):
-        pool = world.tier if index % 4 else None
+        pool = pools[index % len(pools)]
         plan = world.plan(draw, pool, world.styles, two=0.3, held_out=True, jitter=JITTER)
         picture, _, shown = world.draw(plan)
         if draw.random() < 1 / 16:
@@ -79,6 +84,19 @@ def spoil(pictures: Tensor, generator: torch.Generator, vae: Any) -> Tensor:
     return torch.where(some(0.4), made + grain, made).clamp(-1, 1)
 
 
+class Drawings(Dataset[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]):
+    """Spoilt batches by number: batch n follows from the seed and n alone."""
+
+    def __init__(self, world: World, vae: Any, seed: int, size: int) -> None:
+        self.world, self.vae, self.seed, self.size = world, vae, seed, size
+
+    def __getitem__(self, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Draw and spoil batch `step`; the truth is as `batch` gives it."""
+        torch.set_num_threads(1)  # each process that feeds is one thread
+        pictures, true = batch(self.world, (self.seed, step), self.size)
+        return spoil(pictures, torch.Generator().manual_seed(self.seed * 10**9 + step), self.vae), true
+
+
 def loss(made: Verdict, true: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Sum the cross-entropies of cells, objects and style."""
     cells, objects, styles = true
@@ -91,16 +109,24 @@ def loss(made: Verdict, true: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def measure(model: Judge, world: World, vae: Any, count: int = 384) -> dict[str, Any]:
-    """Name object, style and cells of fixed drawings of the tier: clean, spoilt, per style; and of all 738 objects."""
+    """Name object, style and cells of fixed drawings: clean, decoded by the autoencoder, spoilt; per style.
+
+    Of the tier, of what is held out, and of all 738 objects.
+    """
     model.eval()
     generator, final = torch.Generator().manual_seed(3), {}
-    for name, pool in (("tier", world.tier), ("all", None)):
+    for name, pool in (("tier", world.tier), ("held_out", world.split["held_out_objects"]), ("all", None)):
         draw = np.random.default_rng(99)
         plans = [world.plan(draw, pool, world.styles, two=0.0, held_out=True) for _ in range(count)]
         drawn = [world.draw(p) for p in plans]
         clean = signed([picture for picture, _, _ in drawn])
         cells, objects, styles = truth(world, plans, [covers for _, _, covers in drawn])
-        for state, pictures in (("", clean), ("_spoilt", spoil(clean, generator, vae))):
+        states = {"": clean, "_spoilt": spoil(clean, generator, vae)}
+        if vae is not None:
+            states["_decoded"] = torch.cat([
+                vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1) for part in clean.split(32)
+            ])  # fmt: skip
+        for state, pictures in states.items():
             out = [model(part) for part in pictures.split(64)]
             right = torch.cat([v.objects for v in out]).argmax(1) == objects.argmax(1)
             final[f"object_{name}{state}"] = right.float().mean().item()
@@ -117,9 +143,15 @@ def measure(model: Judge, world: World, vae: Any, count: int = 384) -> dict[str,
 
 
 def train(
-    minutes: float = 15, size: int = 48, lr: float = 1e-3, tail: float = 0.4, threads: int = 1, seed: int = 0
+    minutes: float = 15,
+    size: int = 48,
+    lr: float = 1e-3,
+    tail: float = 0.4,
+    threads: int = 1,
+    workers: int = 2,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Train until `minutes` are spent in all (resuming), then ship to assets/models/emoji-judge."""
+    """Train until `minutes` are spent in all (resuming), fed by `workers` processes; ship to models/emoji-judge."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     world = World.load()
@@ -131,13 +163,15 @@ def train(
     past = resume("judge", model, optimiser)
     if not past and (FOLDER / "model.safetensors").exists():
         model.load_state_dict(Judge.load(FOLDER).state_dict())
-    step, clock = past.get("step", 0), Clock(minutes, past.get("seconds", 0.0))
+    step, due = past.get("step", 0), every(60)
+    feed = iter(DataLoader(Drawings(world, vae, seed, size), None, sampler=cast("Any", range(step, 10**9)),
+                           num_workers=workers))  # fmt: skip
+    clock = Clock(minutes, past.get("seconds", 0.0))
     log = Log({"recipe": "judge", "batch": size, "lr": lr, "minutes": minutes}, past.get("curve", []))
-    due, generator = every(60), torch.Generator().manual_seed(seed)
     while clock.part < 1:
-        pictures, true = batch(world, (seed, step), size)
+        pictures, true = next(feed)
         with torch.autocast("cpu", torch.bfloat16):
-            made = model(spoil(pictures, generator, vae if step % 4 == 0 else None))
+            made = model(pictures.contiguous(memory_format=torch.channels_last))
         error = loss(made, true)
         optimiser.zero_grad()
         error.backward()

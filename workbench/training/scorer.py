@@ -367,10 +367,11 @@ def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
     ).save_pretrained(folder)
 
 
-def share(folder: Path = FOLDER, tower: Path = TOWER) -> None:
+def share(folder: Path = FOLDER, tower: Path = TOWER) -> list[Path]:
     """Keep text tower and vocabulary once: where the denoiser has the same, its files are linked.
 
     The weights become two shards, the second a link to `tower`; so any program still reads a whole CLIPModel folder.
+    Returns the files that took the place of the whole weights; none where they stay whole.
     """
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         here, there = folder / name, tower.parent.parent / "tokenizer" / name
@@ -378,18 +379,20 @@ def share(folder: Path = FOLDER, tower: Path = TOWER) -> None:
             link(here, there)
     whole = folder / "model.safetensors"
     if not whole.exists() or not tower.exists():
-        return
+        return []
     own, other = load_file(whole), load_file(tower)
     if not all(name in own and torch.equal(own[name], other[name]) for name in other):
-        return
+        return []
     rest, text = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
     save_file({name: value for name, value in own.items() if name not in other}, folder / rest, {"format": "pt"})
     link(folder / text, tower)
     places = {name: text if name in other else rest for name in sorted(own)}
     size = sum(value.nbytes for value in own.values())
     index = json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=2)
-    (folder / "model.safetensors.index.json").write_text(index + "\n", encoding="utf-8")
+    table = folder / "model.safetensors.index.json"
+    table.write_text(index + "\n", encoding="utf-8")
     whole.unlink()
+    return [folder / rest, folder / text, table]
 
 
 def link(here: Path, there: Path) -> None:

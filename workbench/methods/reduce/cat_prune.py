@@ -18,6 +18,7 @@ Official numbers: 50 to 60 % of the work saved (abstract); not compared here.
 Licence of the reference: ada-cheng/CAT-Pruning, none (read, not copied), class `QCacheProjOut`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -79,7 +80,7 @@ class CatPrune(Edit):
         ranks = [float(change[labels == i].abs().amax(0).norm()) for i in range(int(labels.max()) + 1)]
         order = sorted(range(len(ranks)), key=lambda i: -ranks[i])
         first = count if stale is None else max(1, count // 4)
-        chosen = torch.tensor(_around(gap, labels, order, first, max(1, count // 10)), device=v.device)
+        chosen = v.new_tensor(_around(gap, labels, order, first, max(1, count // 10)), dtype=torch.long)
         if stale is not None and len(chosen) < count:
             rest = stale.clone()
             rest[chosen] = torch.inf
@@ -111,7 +112,7 @@ class _Pruned:
         index = self.chosen
         if index is None:
             return args, kwargs
-        x = _gather(x, index)
+        x = x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
         return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
 
     def leave(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -120,8 +121,7 @@ class _Pruned:
         if index is None:
             return output
         x = output[-1] if isinstance(output, tuple) else output
-        size = self._size()
-        whole = x.new_zeros(len(x), size[0] * size[1], x.shape[2])
+        whole = x.new_zeros(len(x), math.prod(self._size()), x.shape[2])
         whole = whole.scatter(1, index[..., None].expand(-1, -1, x.shape[2]), x)
         return (*output[:-1], whole) if isinstance(output, tuple) else whole
 
@@ -174,8 +174,8 @@ class _Pruned:
         self, cond: Condition, v: Tensor, before: Tensor, mark: Tensor, size: tuple[int, int], *, first: bool
     ) -> None:
         """Choose what the next step computes, image by image, by its conditional row."""
-        change = torch.where(mark[..., None], v - before, self._or(before * 0, "change"))
-        seen = self._or(torch.zeros(v.shape[:2], device=v.device), "seen") / 2 + mark.float()
+        change = torch.where(mark[..., None], v - before, self._or(torch.zeros_like(v), "change"))
+        seen = self._or(torch.zeros_like(mark.float()), "seen") / 2 + mark.float()
         names, leader = images(cond), dict[tuple[int, int], int]()
         for role in ("uncond", "branch", "cond"):  # the conditional row is named last, so it leads
             leader |= {name: i for i, name in enumerate(names) if cond.roles[i] == role}
@@ -215,7 +215,3 @@ def _place(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
     row, column = torch.meshgrid(rows, columns, indexing="ij")
     half = channels // 2
     return torch.cat([row.reshape(-1, 1).expand(-1, half), column.reshape(-1, 1).expand(-1, channels - half)], 1)
-
-
-def _gather(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
