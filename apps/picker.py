@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.controls import draw
+from apps.rendering import redrawn
 from workbench.core.catalog import catalog, find
 from workbench.core.method import Kind, Method
 from workbench.view import cards
@@ -71,12 +72,7 @@ class Picker:
     def place(self, demo: gr.Blocks, suggest: Sequence[str] = (), card: bool = True) -> None:
         """Draw the form of the chosen method here."""
 
-        @gr.render(
-            [self.name, self.raws],
-            triggers=[demo.load, self.name.change, self.version.change],
-            show_progress="hidden",
-            queue=False,
-        )
+        @redrawn([self.name, self.raws], [demo.load, self.name.change, self.version.change])
         def shape(name: str | None, raws: Raws) -> None:
             if not name:
                 return

@@ -11,6 +11,7 @@ import gradio as gr
 from apps.controls import draw
 from apps.panels import empty
 from apps.picker import built, card_line, card_text, choices, shown
+from apps.rendering import redrawn
 from workbench.core.catalog import find
 from workbench.core.errors import AskError
 from workbench.core.method import Edit, Method
@@ -112,7 +113,7 @@ class Stack:
             api_visibility="private",
         )
 
-        @gr.render([self.items], triggers=[demo.load, self.version.change], show_progress="hidden", queue=False)
+        @redrawn([self.items], [demo.load, self.version.change])
         def shape(items: list[Item]) -> None:
             if not items:
                 gr.HTML(empty("No edits", "Pictures come from the model as it is."), elem_id="stack-empty")

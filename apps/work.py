@@ -13,6 +13,7 @@ from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import card_line
+from apps.rendering import redrawn
 from apps.show import over, running
 from workbench.core.catalog import find
 from workbench.core.errors import AskError, Stopped, WorkbenchError
@@ -62,7 +63,7 @@ class Work:
     def reports(self) -> None:
         """Place what a job reports."""
 
-        @gr.render([self.report], triggers=[self.version.change], show_progress="hidden", queue=False)
+        @redrawn([self.report], [self.version.change])
         def shape(found: Report | None) -> None:
             if found is not None:
                 draw_report(found)
@@ -222,9 +223,7 @@ class Choice:
         with gr.Accordion(title, open=demo is not None, elem_id=f"{self.tag}-settings") as folded:
             first = [folded.expand] if demo is None else [demo.load]  # type: ignore[attr-defined]
 
-            @gr.render(
-                [self.names, self.raws], triggers=[*first, self.names.change], show_progress="hidden", queue=False
-            )
+            @redrawn([self.names, self.raws], [*first, self.names.change])
             def forms(names: Any, raws: Mapping[str, Any]) -> None:
                 for name in chosen(names):
                     title = find(name).card.title

@@ -11,6 +11,7 @@ from apps.desk import Desk
 from apps.pages.detail import Detail, plan_of
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
+from apps.rendering import redrawn
 from workbench.core.errors import WorkbenchError
 from workbench.core.plan import Plan
 from workbench.runs.history import Run, read_run
@@ -109,7 +110,7 @@ class Gallery:
         self.deleted = gr.State([])
         self.looked, self.version = gr.State([]), gr.State(0)
 
-        @gr.render([self.looked], triggers=[self.version.change], show_progress="hidden", queue=False)
+        @redrawn([self.looked], [self.version.change])
         def shape(folders: list[str]) -> None:
             for folder in folders[:MOST_REPORTS]:
                 _draw(folder)

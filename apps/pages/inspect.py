@@ -14,6 +14,7 @@ from apps.pages.detail import plan_of
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
+from apps.rendering import redrawn
 from apps.show import over, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.method import Lens
@@ -55,7 +56,7 @@ class Inspect:
                 self.stage = gr.HTML(empty(*_START), elem_id="inspect-stage")
                 self.report, self.version = gr.State(None), gr.State(0)
 
-                @gr.render([self.report], triggers=[self.version.change], show_progress="hidden", queue=False)
+                @redrawn([self.report], [self.version.change])
                 def shape(report: Report | None) -> None:
                     if report is not None:
                         draw_report(report)

@@ -6,6 +6,7 @@ import gradio as gr
 
 from apps.panels import empty
 from apps.picker import card_line, card_text
+from apps.rendering import redrawn
 from workbench.core.catalog import Failure, catalog, find
 
 _COLUMNS = ["Topic", "Name", "Title", "Kind", "Paper", "Families", "Cost"]
@@ -60,7 +61,7 @@ def methods_page(demo: gr.Blocks) -> None:
 
     table.select(choose, [names], [card], concurrency_limit=None, show_progress="hidden", api_visibility="private")
 
-    @gr.render([card], triggers=[demo.load, card.change], show_progress="hidden", queue=False)
+    @redrawn([card], [demo.load, card.change])
     def shape(name: str | None) -> None:
         if not name:
             gr.HTML(empty("A method's card", "Choose a row to read what it does, its settings and its limits."))

@@ -15,6 +15,7 @@ from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
+from apps.rendering import redrawn
 from apps.show import over, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.fields import controls
@@ -66,7 +67,7 @@ class Closer:
                 self.files = gr.File(label="Arrays and report", visible=False, file_count="multiple")
                 self.reports, self.version = gr.State([]), gr.State(0)
 
-                @gr.render([self.reports], triggers=[self.version.change], show_progress="hidden", queue=False)
+                @redrawn([self.reports], [self.version.change])
                 def shape(found: Sequence[tuple[str, Report]]) -> None:
                     with gr.Row():
                         for name, report in found or ():

@@ -15,6 +15,7 @@ import gradio as gr
 from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.panels import empty
+from apps.rendering import redrawn
 from apps.work import QUIET, Choice, Made, Work, a_lens, built, chosen, count, only_edits
 from workbench.core.errors import AskError
 from workbench.core.method import Edit, Method
@@ -78,7 +79,7 @@ class Compose(Work):
             self.drop = gr.File(label="Drop adapter files", file_types=[".safetensors"], file_count="multiple",
                                 height=110, elem_id=f"{PAGE}-drop")  # fmt: skip
 
-        @gr.render([self.entries], triggers=[self.demo.load, self.changed.change], show_progress="hidden", queue=False)  # type: ignore[attr-defined]
+        @redrawn([self.entries], [self.demo.load, self.changed.change])  # type: ignore[attr-defined]
         def rows(entries: Sequence[Entry]) -> None:
             if not entries:
                 gr.HTML(empty("No adapters yet", "Add shipped ones by name, or drop files."))

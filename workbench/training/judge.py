@@ -17,6 +17,7 @@ from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, 
 FOLDER = MODELS / "emoji-judge"
 JITTER = Jitter(single=(0.6, 0.95), shift=0.06, loose=0.2)
 COVERED = 0.15
+TAIL = 0.4
 
 
 def truth(world: World, plans: list[Plan], covers: list[list[np.ndarray]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,13 +144,7 @@ def measure(model: Judge, world: World, vae: Any, count: int = 384) -> dict[str,
 
 
 def train(
-    minutes: float = 15,
-    size: int = 48,
-    lr: float = 1e-3,
-    tail: float = 0.4,
-    threads: int = 1,
-    workers: int = 2,
-    seed: int = 0,
+    minutes: float = 15, size: int = 48, lr: float = 1e-3, threads: int = 1, workers: int = 2, seed: int = 0
 ) -> dict[str, Any]:
     """Train until `minutes` are spent in all (resuming), fed by `workers` processes; ship to models/emoji-judge."""
     torch.set_num_threads(threads)
@@ -177,7 +172,7 @@ def train(
         error.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = lr * clock.rate(step, 60, tail)
+            group["lr"] = lr * clock.rate(step, 60, TAIL)
         optimiser.step()
         step += 1
         if due():

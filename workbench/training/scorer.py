@@ -370,8 +370,7 @@ def ship(model: Any, words: Any, folder: Path = FOLDER) -> None:
 def share(folder: Path = FOLDER, tower: Path = TOWER) -> list[Path]:
     """Keep text tower and vocabulary once: where the denoiser has the same, its files are linked.
 
-    The weights become two shards, the second a link to `tower`; so any program still reads a whole CLIPModel folder.
-    Returns the files that took the place of the whole weights; none where they stay whole.
+    The weights become two shards, the second a link to `tower`, as any program reads them. Returns what replaces them.
     """
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         here, there = folder / name, tower.parent.parent / "tokenizer" / name
