@@ -60,6 +60,7 @@ def test_closed_forms_come_first_and_trained_ones_on_few_targets(bundle: Bundle)
     assert groups == sorted(groups, key=["closed", "trained", "many", "free"].index)
     assert {job.words[0] for job in jobs if job.group == "closed"} == {"a", "b", "c", "s"}
     assert {job.words[0] for job in jobs if job.group == "trained"} == {"a", "b"}
+    assert {(job.words[0], job.anchor) for job in jobs if job.anchor} == {("s", "ink")}
 
 
 def test_a_cell_is_fitted_drawn_and_judged_once(bundle: Bundle) -> None:

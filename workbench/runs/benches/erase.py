@@ -5,8 +5,9 @@
 
 Objects and styles are taken in the order of the split file, the first that the unedited model draws in 80 % of its
 pictures, or else the best. Closed forms come first, on every target; then trained methods on two; then many concepts at
-once; then what acts while drawing. What was drawn and fitted is kept, so a second call goes on where the budget ended;
-cells that were not reached are rows without numbers that say so.
+once; then what acts while drawing. A style is erased towards another one: where none is named the model draws any, the
+erased one in its turn. What was drawn and fitted is kept, so a second call goes on where the budget ended; cells that
+were not reached are rows without numbers that say so.
 """
 
 import time
@@ -72,16 +73,18 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of the benchmark: an eraser on some words."""
+    """One cell of the benchmark: an eraser on some words, towards an anchor where one is needed."""
 
     group: str
     name: str
     words: tuple[str, ...]
+    anchor: str = ""
 
     @property
     def title(self) -> str:
         """What the row is called."""
-        return f"{self.name}: {self.words[0] if len(self.words) == 1 else f'{len(self.words)} concepts'}"
+        what = self.words[0] if len(self.words) == 1 else f"{len(self.words)} concepts"
+        return f"{self.name}: {what}{self.anchor and f' towards {self.anchor}'}"
 
 
 class Budget:
@@ -175,8 +178,11 @@ def plan(world: World, objects: Sequence[str], styles: Sequence[str], wishes: Wi
     names = {cls.card.name: cls for cls in edits if "concepts" in cls.model_fields}
     closed = [name for name, cls in names.items() if cls.fits() and cls.card.cost != "minutes"]
     trained = [name for name, cls in names.items() if cls.fits() and cls.card.cost == "minutes"]
-    for word in (*objects, *styles):
+    for word in objects:
         yield from (Job("closed", name, (word,)) for name in closed)
+    for word in styles:
+        other = next(style for style in (*world.split["erase"]["styles"][::-1], *world.styles) if style != word)
+        yield from (Job("closed", name, (word,), other) for name in closed)
     for word in objects[: wishes.trained]:
         yield from (Job("trained", name, (word,)) for name in trained)
     kept = set(world.split["erase"]["objects"][:8])
@@ -191,7 +197,8 @@ def measured(bundle: Bundle, sampler: Sampler, job: Job, wishes: Wishes, budget:
     """One cell: fitted, drawn and judged, or a row that says why not."""
     row = _empty(job)
     try:
-        edit = cast(Edit, method(job.name, concepts=list(job.words)))
+        towards = {"anchor": job.anchor} if job.anchor else {}
+        edit = cast(Edit, method(job.name, concepts=list(job.words), **towards))
         row["settings"] = {name: value for name, value in edit.to_json().items() if name not in ("method", "concepts")}
         began = time.monotonic()
         try:
