@@ -6,7 +6,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,13 +136,29 @@ class Desk:
             out = folders[0] if folders else None
             job = self.jobs.submit(work, out=out, title=title, watch=preview.watch)
             ticket = Ticket(job, preview, page, folders, note=note)
-            self._tickets[owner] = [*mine, ticket]
+            last = {old.page: old for old in self._tickets.get(owner, []) if old.job.state == "done"}
+            self._tickets[owner] = [*last.values(), *mine, ticket]
             return ticket
 
     def current(self, owner: str, page: str) -> Ticket | None:
-        """The browser's job on a page that is not over, if any: the newest."""
-        mine = [t for t in self._tickets.get(owner, []) if t.page == page and not t.over]
-        return mine[-1] if mine else None
+        """The browser's newest job on a page: one at work, or else the last that went well."""
+        mine = [t for t in self._tickets.get(owner, []) if t.page == page]
+        shown = [t for t in mine if not t.over] or [t for t in mine if t.job.state == "done"]
+        return shown[-1] if shown else None
+
+    def reopen(self, demo: gr.Blocks, page: str, view: Sequence[Any], show: Callable[[Ticket], Iterator[Any]]) -> Any:
+        """Let a page that is loaded again go on showing its job: `show` yields what `view` shows. The event."""
+
+        def attach(request: gr.Request) -> Iterator[Any]:
+            ticket = self.current(self.owner(request), page)
+            if ticket is None:
+                yield (gr.skip(),) * len(view)  # a generator that yields nothing would empty its outputs
+            else:
+                yield from show(ticket)
+
+        return demo.load(  # type: ignore[attr-defined]
+            attach, None, list(view), concurrency_limit=32, show_progress="hidden", api_visibility="private"
+        )
 
     def cancel(self, owner: str, page: str) -> int:
         """Cancel the browser's jobs on a page; how many there were."""

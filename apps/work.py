@@ -84,13 +84,16 @@ class Work:
 
         return button.click(guarded, list(inputs), self.view, concurrency_limit=32, trigger_mode="once", **QUIET)
 
-    def stops(self) -> None:
-        """Attach Cancel: what was drawn is kept."""
+    def stops(self) -> Any:
+        """Attach Cancel, and the event of a page that is loaded again, which goes on showing the job."""
 
         def stop(request: gr.Request) -> None:
             self.desk.cancel(self.desk.owner(request), self.page)
 
         self.cancel.click(stop, None, None, queue=False, **QUIET)
+        return self.desk.reopen(
+            self.generate.demo, self.page, self.view, lambda ticket: self.follow(ticket, *ticket.note)
+        )
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class Work:
 
     def follow(self, ticket: Ticket, done: str, shown: Callable[[], str] | None = None) -> Iterator[tuple[Any, ...]]:
         """Show a job until it is over: its line, what it shows as it comes, its report, its file, its warnings."""
+        ticket.note = (done, shown)
         keep = gr.skip()
         hide = gr.DownloadButton(visible=False)
         grid = "" if shown else keep

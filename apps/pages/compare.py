@@ -91,7 +91,7 @@ class Compare:
             concurrency_limit=32,
             **quiet,
         )
-        self.generate.demo.load(self.attach, None, view, concurrency_limit=32, **quiet)
+        self.desk.reopen(self.generate.demo, PAGE, view, self._show)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
         gr.on(
             [self.left.change, self.right.change],
@@ -119,14 +119,6 @@ class Compare:
             return
         yield from self._show(ticket)
 
-    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """After a reload: go on showing the comparison that is still at work."""
-        ticket = self.desk.current(self.desk.owner(request), PAGE)
-        if ticket is None:
-            yield (gr.skip(),) * 6
-        else:
-            yield from self._show(ticket)
-
     def _both(self, plan: Plan, folders: tuple[Path, Path]) -> Any:
         def work(tap: Tap) -> Table:
             bundle = self.desk.run_plan(plan)
@@ -153,7 +145,7 @@ class Compare:
             def work(tap: Tap) -> Table:
                 return weigh([[Path(left)], [Path(right)]], plan.ask.prompts, ("A", "B"), self.desk.run_plan(plan))
 
-            ticket = self.desk.submit(self.desk.owner(request), PAGE, work, title="measure")
+            ticket = self.desk.submit(self.desk.owner(request), PAGE, work, title="measure", note=(left, right))
         except WorkbenchError as error:
             yield trouble(str(error)), *[gr.skip()] * 5
             return
@@ -161,7 +153,7 @@ class Compare:
 
     def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
         drawing = bool(ticket.folders)
-        pictures: list[Any] = [None, None] if drawing else [gr.skip(), gr.skip()]
+        pictures: list[Any] = [None, None] if drawing else list(ticket.note)
         table: Any = gr.Dataframe(visible=False) if drawing else gr.skip()
         yield self._line(ticket), *pictures, table, gr.Button(interactive=False), gr.Button(visible=True)
         for _ in self.desk.follow(ticket):

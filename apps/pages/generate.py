@@ -250,9 +250,7 @@ class Generate:
             trigger_mode="once",
             api_name="generate",
         )
-        again = self.demo.load(
-            self.attach, None, view, show_progress="hidden", concurrency_limit=32, api_visibility="private"
-        )
+        again = self.desk.reopen(self.demo, PAGE, view, self._show)
         shown = [*self.detail.outputs, *self.detail.steps]
         for drawn in (run, again):
             drawn.then(
@@ -306,17 +304,10 @@ class Generate:
             return
         yield from self._show(ticket, found["seed"])
 
-    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """After a reload: go on showing the job that is still at work."""
-        ticket = self.desk.current(self.desk.owner(request), PAGE)
-        if ticket is None:
-            yield (gr.skip(),) * 6  # a generator that yields nothing would empty its outputs
-        else:
-            yield from self._show(ticket, gr.skip())
-
-    def _show(self, ticket: Ticket, seed: Any) -> Iterator[tuple[Any, ...]]:
+    def _show(self, ticket: Ticket, seed: int | None = None) -> Iterator[tuple[Any, ...]]:
         waiting = running(ticket, self.desk.jobs.waiting(ticket.job))
-        yield waiting, gr.Gallery(visible=False), [], gr.Button(interactive=False), gr.Button(visible=True), seed
+        shown = gr.skip() if seed is None else seed
+        yield waiting, gr.Gallery(visible=False), [], gr.Button(interactive=False), gr.Button(visible=True), shown
         count = 0
         for _ in self.desk.follow(ticket):
             paths = [str(path) for path in ticket.drawn]
@@ -325,10 +316,11 @@ class Generate:
             now = running(ticket, self.desk.jobs.waiting(ticket.job))
             yield now, gallery, gr.skip(), gr.skip(), gr.skip(), gr.skip()
         paths = [str(path) for path in ticket.drawn]
-        words = f"{len(paths)} picture{'s' * (len(paths) != 1)} in {clock(time.monotonic() - ticket.began)}"
-        where = f" · run {ticket.drawn[0].parent.name}" if paths else ""
+        words = f"{len(paths)} picture{'s' * (len(paths) != 1)}"
+        if ticket.job.state == "done":
+            words += f" in {clock(ticket.job.result.seconds)} · run {ticket.job.result.folder.name}"
         yield (
-            over(ticket, words + where),
+            over(ticket, words) if paths or ticket.job.state != "done" else empty(*NOTHING_YET),
             self._gallery(paths),
             paths,
             gr.Button(interactive=True),

@@ -68,7 +68,7 @@ class Grid:
     def connect(self) -> None:
         """Attach the handlers."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        page = self.generate
+        page, view = self.generate, [self.stage, self.cells, self.go, self.cancel]
         gr.on(
             [page.demo.load, page.stack.version.change, page.picker.name.change],
             self.choices,
@@ -80,12 +80,12 @@ class Grid:
         self.go.click(
             self.draw,
             [self.x, self.xs, self.y, self.ys, *page.inputs],
-            [self.stage, self.cells, self.go, self.cancel],
+            view,
             concurrency_limit=32,
             trigger_mode="once",
             **quiet,
         )
-        page.demo.load(self.attach, None, [self.stage, self.cells, self.go, self.cancel], concurrency_limit=32, **quiet)
+        self.desk.reopen(page.demo, PAGE, view, self._show)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
 
     def choices(self, x: str | None, y: str | None, *recipe: Any) -> tuple[Any, Any]:
@@ -115,14 +115,6 @@ class Grid:
             yield trouble(str(error)), *[gr.skip()] * 3
             return
         yield from self._show(ticket)
-
-    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """After a reload: go on showing the grid that is still at work."""
-        ticket = self.desk.current(self.desk.owner(request), PAGE)
-        if ticket is None:
-            yield (gr.skip(),) * 4
-        else:
-            yield from self._show(ticket)
 
     def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
         cells, width = ticket.note

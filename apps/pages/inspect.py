@@ -79,7 +79,7 @@ class Inspect:
             trigger_mode="once",
             **quiet,
         )
-        self.generate.demo.load(self.attach, None, view, concurrency_limit=32, **quiet)
+        self.desk.reopen(self.generate.demo, PAGE, view, self._show)
         self.cancel.click(self.stop, None, None, queue=False, **quiet)
         self.reset.click(
             lambda: (None, _OWN, gr.Button(visible=False)),
@@ -113,14 +113,6 @@ class Inspect:
             yield trouble(str(error)), *[gr.skip()] * 4
             return
         yield from self._show(ticket)
-
-    def attach(self, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """After a reload: go on showing the look that is still at work."""
-        ticket = self.desk.current(self.desk.owner(request), PAGE)
-        if ticket is None:
-            yield (gr.skip(),) * 5
-        else:
-            yield from self._show(ticket)
 
     def _show(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
         def now() -> str:

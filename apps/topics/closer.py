@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.desk import Desk
+from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
@@ -94,6 +94,7 @@ class Closer:
             lambda how: gr.Dropdown(visible=how == MODELS), [self.how], [self.second], queue=False, **_QUIET
         )
         self.cancel.click(self.stop, None, None, queue=False, **_QUIET)
+        self.desk.reopen(self.generate.demo, PAGE, self.view, self._follow)
 
     def choose(self, event: gr.SelectData) -> tuple[Any, str]:
         """The place that was clicked: column and row in pixels."""
@@ -111,11 +112,11 @@ class Closer:
                 if run(plan, folder, tap, self.desk.run_plan(plan)).status == "stopped":
                     raise Stopped
 
-            ticket = self.desk.submit(owner, PAGE, work, (folder,), "look closer")
+            ticket = self.desk.submit(owner, PAGE, work, (folder,), "look closer", "Click a place in the picture.")
         except WorkbenchError as error:
             yield self._trouble(error)
             return
-        yield from self._follow(ticket, "Click a place in the picture.")
+        yield from self._follow(ticket)
 
     def look(
         self, request: gr.Request, place: Any, how: str, second: Any, name: str, raws: Any, *recipe: Any
@@ -138,16 +139,17 @@ class Closer:
                     made.append((side, next(iter(done.reports().values())), done.folder))
                 return made
 
-            ticket = self.desk.submit(owner, PAGE, work, folders, lens.card.title)
+            title = lens.card.title
+            ticket = self.desk.submit(owner, PAGE, work, folders, title, f"{title} · kept in the gallery")
         except WorkbenchError as error:
             yield self._trouble(error)
             return
-        yield from self._follow(ticket, f"{lens.card.title} · kept in the gallery")
+        yield from self._follow(ticket)
 
     def _plan(self, recipe: Sequence[Any]) -> Plan:
         return self.generate.plan({**self.generate.gather(*recipe), "count": 1})
 
-    def _follow(self, ticket: Any, done: str) -> Iterator[tuple[Any, ...]]:
+    def _follow(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
         keep = gr.skip()
         yield running(ticket), keep, keep, keep, keep, gr.Button(interactive=False), gr.Button(visible=True)
         for _ in self.desk.follow(ticket):
@@ -157,7 +159,7 @@ class Closer:
         files = [str(path) for _, _, folder in made or () for path in sorted(folder.glob("*.npz"))]
         files += [str(folder / "report.json") for _, _, folder in made or ()]
         yield (
-            over(ticket, done),
+            over(ticket, ticket.note),
             picture,
             gr.File(files, visible=True) if files else keep,
             [(side, report) for side, report, _ in made] if made else keep,

@@ -207,7 +207,7 @@ class Erase(Work):
             def work(tap: Tap) -> Any:
                 return circle(self.desk.run_plan(asked.plan), asked.wish.targets)
 
-            ticket = self.desk.submit(self.desk.owner(request), PAGE, work, title="neighbours")
+            ticket = self.desk.submit(self.desk.owner(request), f"{PAGE}-near", work, title="neighbours")
         except WorkbenchError as error:
             yield trouble(str(error)), gr.skip(), gr.skip()
             return

@@ -54,6 +54,30 @@ def test_ways_are_raced(opened: Open) -> None:
     page.get_by_text("times as fast").first.wait_for()
 
 
+def test_a_topic_page_goes_on_showing_its_job_after_a_reload(opened: Open) -> None:
+    page = opened()
+    set_up(page, "a lasting cat", steps=900)
+    _tab(page, "Accelerate")
+    page.locator("#accelerate-go").click()
+    _says(page, "#accelerate-stage", "of 900")
+    page.reload()
+    _tab(page, "Accelerate")
+    _says(page, "#accelerate-stage", "of 900")
+    page.locator("#accelerate-cancel").click()
+    _says(page, "#accelerate-stage", "Stopped")
+    _tab(page, "Generate")
+    set_up(page, "a lasting cat", steps=2)
+    _tab(page, "Accelerate")
+    page.locator("#accelerate-seeds input").first.fill("1")
+    page.locator("#accelerate-go").click()
+    playwright.expect(page.locator("#accelerate-grid img")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_text("times as fast").first.wait_for()
+    page.reload()
+    _tab(page, "Accelerate")
+    playwright.expect(page.locator("#accelerate-grid img")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_text("times as fast").first.wait_for()
+
+
 def test_adapters_are_added_by_name_and_drawn(opened: Open) -> None:
     page = opened()
     set_up(page, "a worn cat", steps=2)

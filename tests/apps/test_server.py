@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
 import torch
@@ -115,10 +114,25 @@ def test_a_job_goes_on_when_the_page_is_closed_and_is_found_again(served: Served
     first = page.generate(_request("three"), *_values(steps=60))
     next(first)
     first.close()
-    again = list(page.attach(_request("three")))
-    assert again[-1][2], "the picture arrived in the page that came later"
-    nobody = list(page.attach(_request("four")))
-    assert nobody == [(gr.skip(),) * 6] or all(isinstance(value, dict) for value in nobody[0])
+    desk: Desk = served.demo.desk
+    three, four = (desk.owner(_request(name)) for name in ("three", "four"))
+    ticket = desk.current(three, "generate")
+    assert ticket is not None
+    for _ in range(2):  # while it is at work, and when it is done
+        assert list(page._show(ticket))[-1][2], "the picture arrived in the page that came later"
+        assert desk.current(three, "generate") is ticket
+    assert desk.current(four, "generate") is None
+    assert desk.current(three, "grid") is None
+
+
+def test_the_last_result_of_each_page_is_kept_and_what_was_stopped_is_not(served: Served) -> None:
+    desk: Desk = served.demo.desk
+    kept = [desk.submit("keeper", page, lambda tap: None) for page in ("a", "b", "a")]
+    assert [ticket.job.wait(20) for ticket in kept] == ["done"] * 3
+    stopped = desk.submit("keeper", "b", lambda tap: None)
+    stopped.job.state = "stopped"
+    assert desk.current("keeper", "a") is kept[2]
+    assert desk.current("keeper", "b") is kept[1]
 
 
 def test_settings_come_back_from_a_picture(page: Generate) -> None:
