@@ -18,7 +18,9 @@ def judged(scene: Scene, images: Images) -> dict[str, float]:
     """The judge's shares of right `object`s and `style`s; empty where there is no judge or nothing that it knows."""
     metric = find("judge-accuracy")()
     try:
-        found = metric.score(images, scene.ask, scene.bundle).numbers if isinstance(metric, Metric) else {}
+        if not isinstance(metric, Metric):
+            return {}
+        found = metric.score(images, scene.ask, scene.bundle).numbers
     except (AskError, MissingPart):
         return {}
     return {ours: found[theirs] for theirs, ours in (("value", "object"), ("style", "style")) if theirs in found}

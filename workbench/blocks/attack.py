@@ -1,5 +1,8 @@
 """Attacks on an erasure: trials on the same seeds before and after, learned tokens put into prompts, success rates."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's tolist carries no types
+
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

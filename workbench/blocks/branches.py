@@ -16,6 +16,9 @@ None.
 predictions are made one: their mean, or a blend by masks.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's unflatten carries no types
+
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce

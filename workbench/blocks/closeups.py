@@ -1,5 +1,8 @@
 """Pictures of one concept to learn from: latents, and where in each the concept is."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch.from_numpy carries no types
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

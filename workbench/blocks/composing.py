@@ -9,7 +9,7 @@ def fit(self, bundle, tap):
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -61,10 +61,7 @@ DenseRule = Callable[[str, Tensor, Sequence[float]], Tensor]
 class Composition(Protocol):
     """A method that uses adapters with weights."""
 
-    @property
-    def card(self) -> Card:
-        """Its card."""
-        ...
+    card: ClassVar[Card]
 
     @property
     def adapters(self) -> tuple[str, ...]:

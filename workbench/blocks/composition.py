@@ -221,16 +221,18 @@ def composed(
     name: str, eyes: tuple[Eye, Eye], players: Sequence[Player], asked: Sequence[Drawn],
     calm: tuple[Sequence[Drawn], Sequence[Drawn]]) -> Composed:  # fmt: skip
     """The outcome of a way, from what was seen of the question, and of prompts that call nobody before and after."""
-    one, two = (torch.cat([part.seen.features for part in row]).double() for row in calm)
+    one, two = (torch.cat([part.seen.features for part in row] or [torch.zeros(0, 1)]).double() for row in calm)
     drift = 1 - torch.nn.functional.cosine_similarity(one, two, dim=1)
     seconds = sum(part.seconds for part in asked) / max(len(asked), 1)
     shown = [part.seen.pictures for part in asked]
-    return Composed(name, marks(eyes[0], players, asked), *(right(eyes[1], row) for row in calm), drift, seconds, shown)
+    before, after = (right(eyes[1], row) for row in calm)
+    return Composed(name, marks(eyes[0], players, asked), before, after, drift, seconds, shown)
 
 
 def right(eye: Eye, drawn: Sequence[Drawn]) -> Bool[Tensor, " n"]:
     """Whether each picture shows the object that was asked for."""
-    return torch.cat([eye.shows(part.seen, part.piece.subject.about) for part in drawn])
+    none = torch.zeros(0, dtype=torch.bool)
+    return torch.cat([none, *(eye.shows(part.seen, part.piece.subject.about) for part in drawn)])
 
 
 def difference(before: Bool[Tensor, " n"], after: Bool[Tensor, " n"]) -> tuple[float, float, float]:
@@ -245,19 +247,40 @@ def difference(before: Bool[Tensor, " n"], after: Bool[Tensor, " n"]) -> tuple[f
 def numbers(found: Composed, first: Composed | None = None) -> dict[str, float]:
     """Every share of a way with its interval, and what it gained over another in the leading one."""
     made: dict[str, float] = {}
-    for mark, values in (*found.marks.items(), ("prior", found.after)):
+    prior = (("prior", found.after),) if len(found.after) else ()
+    for mark, values in (*found.marks.items(), *prior):
         share, (low, high) = shares(values)
         made |= {mark: share, f"{mark}_low": low, f"{mark}_high": high}
     if "both" in found.marks:
         made["product"] = made["subject"] * made["style"]
-    loss, low, high = difference(found.before, found.after)
-    made |= {"prior_loss": 0.0 - loss, "prior_loss_low": 0.0 - high, "prior_loss_high": 0.0 - low}
-    low, high = bootstrap(found.drift)
-    made |= {"drift": float(found.drift.mean()), "drift_low": low, "drift_high": high}
+    if len(found.after):
+        loss, low, high = difference(found.before, found.after)
+        made |= {"prior_loss": 0.0 - loss, "prior_loss_low": 0.0 - high, "prior_loss_high": 0.0 - low}
+        low, high = bootstrap(found.drift)
+        made |= {"drift": float(found.drift.mean()), "drift_low": low, "drift_high": high}
     if first is not None:
         gain, low, high = difference(first.marks[first.leading], found.marks[found.leading])
         made |= {"gain": gain, "gain_low": low, "gain_high": high}
+        if "both" in found.marks:
+            gain, low, high = product_gain(first.marks, found.marks)
+            made |= {"product_gain": gain, "product_gain_low": low, "product_gain_high": high}
     return made
+
+
+def product_gain(
+    before: Mapping[str, Bool[Tensor, " n"]], after: Mapping[str, Bool[Tensor, " n"]], draws: int = 2000
+) -> tuple[float, float, float]:
+    """How much share of subject x share of style grew on the same rows, with a 95 % bootstrap interval over rows."""
+    count = len(before["subject"])
+    picks = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([torch.arange(count)[None], picks])
+    one, two = (
+        side["subject"].double()[rows].mean(1) * side["style"].double()[rows].mean(1) for side in (before, after)
+    )
+    gains = two - one
+    low, high = torch.quantile(gains[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    gain = float(gains[0])
+    return gain, min(low, gain), max(high, gain)
 
 
 def shares(values: Bool[Tensor, " n"]) -> tuple[float, Interval]:
@@ -302,11 +325,6 @@ def _table(found: Sequence[Composed]) -> Table:
         rows.append((one.name, *cells, gain, _told(one.after), loss, drift, round(one.seconds, 3)))
     head = ("way", *marked, f"gain in {found[0].leading}", "prior", "prior lost", "drift", "seconds a picture")
     return Table(head, tuple(rows), f"Ways on the same {len(found[0].marks[marked[0]])} prompts and seeds")
-
-
-def _ranged(values: Mapping[str, float], name: str, form: str) -> str:
-    middle, low, high = (form.format(values[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{middle} ({low} to {high})"
 
 
 def _told(values: Bool[Tensor, " n"]) -> str:

@@ -1,11 +1,14 @@
 """What an edit costs: seconds and memory of its fit, and how much of the model it changes."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's norm carries no types
+
 import contextlib
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +118,7 @@ def settle(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def peak(device: torch.device) -> Iterator[list[int]]:
+def peak(device: torch.device) -> Generator[list[int], None, None]:
     """The most bytes held during the body, in the list's only entry: of the device, or of the process on a CPU.
 
     On a CPU this is the resident peak, weights and libraries included; where the system cannot restart it, the peak

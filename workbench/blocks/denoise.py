@@ -4,6 +4,9 @@ Row i draws all its randomness from a generator seeded with seed i, on the CPU a
 depend on its batch mates, on the device or on the global generator.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch.from_numpy carries no types
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -282,7 +282,8 @@ class _Fit:
         if not loss.requires_grad:
             return {}
         live = self.trainee.live
-        found: Sequence[Tensor | None] = torch.autograd.grad(loss, live, retain_graph=again, allow_unused=True)
+        every = torch.autograd.grad(loss, live, retain_graph=again, allow_unused=True)
+        found = cast(Sequence[Tensor | None], every)  # torch's types forget that an unused one has none
         return {key: grad for key, grad in zip(self.trainee.keys, found, strict=True) if grad is not None}
 
     def _keep(self, index: int) -> None:

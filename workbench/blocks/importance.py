@@ -1,7 +1,7 @@
 """How much each parameter matters to what a network says: gradients added up over noisy states, and masks from them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ def importance(bundle: Bundle, recipe: Recipe, measure: Measure = "square", tap:
             answer(batch, recipe.terms)
             losses = [term(batch) for term in recipe.terms]
             total_loss = sum(losses[1:], losses[0])
-            found: Sequence[Tensor | None] = torch.autograd.grad(total_loss, trainee.live, allow_unused=True)
+            every = torch.autograd.grad(total_loss, trainee.live, allow_unused=True)
+            found = cast(Sequence[Tensor | None], every)  # torch's types forget that an unused one has none
             for total, grad in zip(sums, found, strict=True):
                 if grad is not None:
                     total += (grad.square() if measure == "square" else grad).detach()

@@ -1,5 +1,8 @@
 """What a judge and a scorer see in pictures, as numbers that can be kept, and whether it is a concept under test."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's tolist and split carry no types
+
 import functools
 import hashlib
 import json

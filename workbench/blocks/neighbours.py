@@ -1,6 +1,6 @@
 """Which words lie near which, as a model's text encoder has it: what an edit is likely to touch besides its target."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # torch.cdist carries no types
 
 from collections.abc import Sequence

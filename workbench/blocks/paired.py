@@ -125,6 +125,10 @@ class Drawn:
     seconds: float
 
 
+def _nobody(found: Drawn) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gallery:
     """Draws pieces with a model, a sampler and an eye, or takes what was seen of them before.
@@ -143,8 +147,8 @@ class Gallery:
     ) -> list[Drawn]:
         """Every piece in order; the edits are entered once, and only when something is missing."""
         keys = [self._key(edits, piece) for piece in wanted]  # before the edits are in force and change what is asked
-        tell = told or (lambda found: None)
         kept = {i: found for i, piece in enumerate(wanted) if (found := self._kept(keys[i], piece)) is not None}
+        tell = told or _nobody
         for found in kept.values():
             tell(found)
         missing = [i for i in range(len(wanted)) if i not in kept]

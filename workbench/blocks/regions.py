@@ -140,7 +140,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.cond: Condition | None = None
-        self.size = (0, 0)
+        self.size: tuple[int, int] = (0, 0)
         self.columns: Tensor | None = None
         self.values: list[Tensor] = []
 
@@ -194,7 +194,7 @@ class Watch:
         if columns is None or len(columns) != len(call.query):
             raise PatchError(
                 f"{site.name} was called with {len(call.query)} rows, and the network was told of "
-                f"{len(seen.cond.roles)}. Leave out the edit that splits the batch."
+                f"{len(now[0].roles)}. Leave out the edit that splits the batch."
             )
         seen.values.append(word_maps(columns)(Look(site, call, None, seen.size)))
         return call.run()

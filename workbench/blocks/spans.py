@@ -1,5 +1,8 @@
 """Which text tokens a word of a prompt is made of, found through the model's own reader; and which an edit uses."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's tolist carries no types
+
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

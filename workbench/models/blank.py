@@ -1,6 +1,7 @@
 """Models of public architectures with random weights: what an edit takes at real size, measured without a file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ def blank(
     where = torch.device(device)
     with quiet(), torch.random.fork_rng(devices=[] if where.type != "cuda" else [where]):
         torch.manual_seed(seed)
-        parts = {name: _part(folder / name, name, *index[name], where, dtype) for name in (*kinds.SD.parts, "scheduler")
+        parts = {name: _part(folder / name, name, index[name], where, dtype) for name in (*kinds.SD.parts, "scheduler")
                  if isinstance(index.get(name), list) and index[name][1]}  # fmt: skip
         pipe = assemble(index["_class_name"], parts, index)
     return unet.from_pipeline(pipe, name=f"blank-{kind}", digest=f"blank-{kind}-{seed}-{dtype}")
 
 
-def _part(folder: Path, name: str, library: str, cls: str, where: torch.device, dtype: torch.dtype) -> Any:
+def _part(folder: Path, name: str, named: Sequence[str], where: torch.device, dtype: torch.dtype) -> Any:
     import diffusers
     import transformers
 
+    library, cls = named
     found: Any = getattr(diffusers if library == "diffusers" else transformers, cls)
     if name.startswith("tokenizer"):
         return read_words(found, folder)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from math import log2
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from workbench.core.errors import UnsupportedFamily
 from workbench.models import handles, vae
 
 PART = "transformer"
+End = Literal["first", "last"]
 _TOWERS = {"text_encoder": "text", "text_encoder_2": "text2", "text_encoder_3": "text3"}
 #: What diffusers calls the children of a transformer's block, in the order of its forward pass.
 _CHILDREN = ("norm1", "norm1_context", "norm", "attn", "attn1", "attn2", "norm2", "ff", "norm2_context", "ff_context")
@@ -52,7 +53,7 @@ def level(patch: int) -> int:
     return int(log2(patch))
 
 
-def children(block: Any, path: str, common: Mapping[str, Any], text: Mapping[str, str] | None = None) -> Iterator[Site]:
+def children(block: Any, path: str, common: Mapping[str, Any], text: Mapping[str, End] | None = None) -> Iterator[Site]:
     """A block of diffusers and its named children in the order of its forward pass.
 
     `text` names joint attentions and where the text stands in them; children that work on the text alone have no
@@ -60,18 +61,7 @@ def children(block: Any, path: str, common: Mapping[str, Any], text: Mapping[str
     """
     text = text or {}
     yield Site(path=path, kind="block", module=block, **common)
-    for child in (
-        "norm1",
-        "norm1_context",
-        "norm",
-        "attn",
-        "attn1",
-        "attn2",
-        "norm2",
-        "ff",
-        "norm2_context",
-        "ff_context",
-    ):
+    for child in _CHILDREN:
         module = getattr(block, child, None)
         if module is None:
             continue

@@ -52,7 +52,8 @@ def random_dit(
             for weight in model.parameters():
                 if weight.ndim > 1 and not weight.any():
                     torch.nn.init.normal_(weight, std=0.02)
-        model = model.to(dtype).eval().requires_grad_(False)
+        # diffusers wraps `to` so that its types lose the instance
+        model = model.to(dtype).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
 
     def read(prompts: Sequence[str]) -> TextStates:
         seeds = [int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big") for prompt in prompts]

@@ -22,7 +22,7 @@ def squared_distances(a: Float[Tensor, "n ..."], b: Float[Tensor, "m ..."]) -> F
 
 def coupled(clean: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
     """The noise in another order: the permutation of least total squared distance to the pictures (minibatch OT)."""
-    from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs]
 
     _, order = linear_sum_assignment(squared_distances(clean, noise).cpu().numpy())
     return noise[torch.as_tensor(order, device=noise.device)]

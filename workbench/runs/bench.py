@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -26,10 +26,13 @@ from workbench.runs import benches
 from workbench.runs.environment import environment
 from workbench.runs.requests import nearest
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Tier = Literal["cpu", "gpu"]
 LEAST = 5
 Keep = Callable[[dict[str, Any]], None]
-W = TypeVar("W")
+W = TypeVar("W", bound="DataclassInstance")
 
 
 def _nowhere(result: dict[str, Any]) -> None:

@@ -122,8 +122,8 @@ def _beside(file: Path) -> str:
     """The caption in a text file of the picture's name, or a plain one."""
     text = file.with_suffix(".txt")
     try:
-        with text.open(encoding="utf-8") as file:
-            return file.read(2000).strip() or f"a {HERE}"
+        with text.open(encoding="utf-8") as opened:
+            return opened.read(2000).strip() or f"a {HERE}"
     except (OSError, UnicodeDecodeError):
         return f"a {HERE}"
 

@@ -178,9 +178,9 @@ class _Fusion:
                 self._all(inner, z * scale[:, None, None, None], t[rows], cond.rows(rows))
             maps = torch.stack([self._maps(seen, branch) for branch in range(self.count + 1)], 1)
             (slope,) = torch.autograd.grad(sum(self._loss(image) for image in maps), z)  # type: ignore[arg-type]
-        self.shift = self.method.step * slope
+        self.shift = shift = self.method.step * slope
         where = images(cond, len(z))
-        return x - (scale[:, None, None, None] * self.shift)[where]
+        return x - (scale[:, None, None, None] * shift)[where]
 
     def _loss(self, maps: Tensor) -> Tensor:
         """L of one image from its maps [n + 1, n, h, w] of every branch and concept."""

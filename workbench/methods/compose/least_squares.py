@@ -71,8 +71,8 @@ class LeastSquares(Edit):
         said = self.said(bundle, found.triggers)
         keys = [key for key in found.keys() if bundle.all_sites[0].part == key.partition(":")[0]]  # noqa: SIM118
         seen: list[Mapping[str, Tensor]] = []
-        for (low, weight), prompts in zip(found.pairs(), said, strict=True):
-            seen.append(self.inputs(bundle, low.scaled(weight), prompts, keys, tap))
+        for (change, weight), prompts in zip(found.pairs(), said, strict=True):
+            seen.append(self.inputs(bundle, change.scaled(weight), prompts, keys, tap))
         low: dict[str, Factors] = {key: pair for key, pair in found.sum().factors.items() if key not in seen[0]}
         dense: dict[str, Tensor] = {}
         for key in (key for key in keys if key in seen[0]):

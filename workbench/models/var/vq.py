@@ -278,7 +278,8 @@ class MultiScaleVQ(ModelMixin, ConfigMixin):
         """Raise `CheckpointMismatch` when tensors of a checkpoint are not those of this configuration."""
         mine = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         given = {name: tuple(value.shape) for name, value in state.items()}
-        mine.pop("quantize.ema_vocab_hit_SV"), given.pop("quantize.ema_vocab_hit_SV", None)
+        for shapes in (mine, given):
+            shapes.pop("quantize.ema_vocab_hit_SV", None)
         if mine != given:
             wrong = sorted(name for name in {**mine, **given} if mine.get(name) != given.get(name))
             raise CheckpointMismatch(
