@@ -38,6 +38,8 @@ class Ledger(TorchDispatchMode):
         name = packet.__name__
         if "scaled_dot_product" in name and "backward" not in name:
             self.parts["attention"] += attention(*args[:3])
+        elif name == "_linear_pointwise":  # of oneDNN, by a weight [m, n] in a layout of its own
+            self.parts["matrices"] += 2 * args[0].numel() * args[1].shape[0]
         elif packet in flop_registry:
             kind = "convolutions" if "conv" in name else "matrices"
             self.parts[kind] += int(flop_registry[packet](*args, **(kwargs or {}), out_val=output))

@@ -34,13 +34,28 @@ class Pass:
 
 
 @dataclass(eq=False)
+class Kept:
+    """How many layers computed each token of a scale [R, h, w], of how many `layers` [R] that left some out."""
+
+    counts: Float[Tensor, "R h w"]
+    layers: Float[Tensor, " R"]
+
+    def share(self, rows: Sequence[int]) -> Float[Tensor, "n h w"]:
+        """The share of the layers that computed each token, for some rows; 1 where none left any out."""
+        at = list(rows)
+        layers = self.layers[at][:, None, None]
+        return torch.where(layers > 0, self.counts[at] / layers.clamp_min(1), 1.0)
+
+
+@dataclass(eq=False)
 class Memory:
     """What one run knows of its earlier scales, shared by all views of some of its rows.
 
     `grids` is the schedule. `seen[k]` is the state that scale k started from, for all rows, and `tokens[k]` what was
     drawn. From `seen` a network can work out keys and values that it lacks, so another one may take over at any scale.
-    `keep` belongs to the network: its keys, values and modulations. `by` answers instead of the bundle's own network.
-    `at` names the rows of a view.
+    `keep` belongs to the network: its keys, values and modulations. `kept[k]` tells which tokens of scale k an edit let
+    the layers compute, where it left some out. `by` answers instead of the bundle's own network. `at` names the rows of
+    a view.
     """
 
     grids: tuple[Grid, ...]
@@ -48,6 +63,7 @@ class Memory:
     seen: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     tokens: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     keep: dict[str, Any] = field(default_factory=dict[str, Any])
+    kept: dict[int, Kept] = field(default_factory=dict[int, Kept])
     by: Predict | None = None
     at: tuple[int, ...] | None = None
 
@@ -61,9 +77,25 @@ class Memory:
         """The pass that the network is making, as it says itself; whoever sits in its layers may ask."""
         return self.keep.get("pass")
 
+    @property
+    def held(self) -> int:
+        """Bytes of keys and values that the network keeps of the scales so far, as its `cache` says itself."""
+        cache = self.keep.get("cache")
+        return 0 if cache is None else cache.held
+
+    def note(self, scale: int, rows: Sequence[int], at: Int[Tensor, "n m"]) -> None:
+        """A layer computed the tokens `at` of a scale for some rows of the run, and no others."""
+        h, w = self.grids[scale]
+        if scale not in self.kept:
+            blank = torch.zeros(self.count, h, w, device=at.device)
+            self.kept[scale] = Kept(blank, blank.new_zeros(self.count))
+        mine, index = self.kept[scale], slice(None) if len(rows) == self.count else list(rows)
+        mine.counts[index] += torch.zeros(len(rows), h * w, device=at.device).scatter(1, at, 1.0).view(-1, h, w)
+        mine.layers[index] += 1
+
     def handed(self, by: Predict | None, count: int) -> "Memory":
         """A memory for another network that takes over: the same past, nothing kept."""
-        return replace(self, by=by, count=count, keep={}, at=None)
+        return replace(self, by=by, count=count, keep={}, kept={}, at=None)
 
 
 @dataclass(frozen=True, eq=False)

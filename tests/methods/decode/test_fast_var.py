@@ -80,9 +80,10 @@ def test_an_mlp_at_a_pruned_scale_is_what_the_equations_say() -> None:
 def test_keys_and_values_are_kept_for_computed_tokens_alone() -> None:
     memory, _ = run(FastVar(ratio=0.5, scales=2, spare=0))
     assert memory.keep["cache"].begins == [[0, 1, 5, 14, 30, 48, 80]] * 2  # 36 / 2 and 64 / 2 more
-    kept = memory.keep["kept"][5]
-    assert kept.shape == (4, 8, 8)
-    assert kept.sum((1, 2)).tolist() == [4 * 32.0] * 4  # two blocks of two layers
+    kept = memory.kept[5]
+    assert kept.counts.shape == (4, 8, 8)
+    assert kept.counts.sum((1, 2)).tolist() == [4 * 32.0] * 4  # two blocks of two layers
+    assert kept.share(range(4)).mean().item() == pytest.approx(0.5)
 
 
 def test_scales_before_the_pruned_ones_are_untouched() -> None:
@@ -117,7 +118,7 @@ def test_each_picture_alone_is_pruned_too() -> None:
 def test_the_first_scale_is_whole_however_many_are_to_be_pruned() -> None:
     most = run(FastVar(scales=5, spare=0))
     assert torch.equal(run(FastVar(scales=64, spare=0))[1][-1], most[1][-1])
-    assert sorted(most[0].keep["kept"]) == [1, 2, 3, 4, 5]
+    assert sorted(most[0].kept) == [1, 2, 3, 4, 5]
 
 
 def test_sparing_every_block_is_refused() -> None:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
@@ -137,7 +136,7 @@ def _pruned(forward: Callable[..., Tensor], run: _Run, name: str, norm: str) -> 
         at = keepers(run.entering[norm], run.ratio)
         if not set(made.rows) <= set(rows) or at.shape[1] == x.shape[1]:
             return forward(x, *args, **kwargs)
-        _note(memory, made, at)
+        memory.note(made.last, made.rows, at)
         index = at[..., None].expand(-1, -1, x.shape[-1])
         output = forward(x.gather(1, index), *args, **kwargs)
         mine = past if rows == made.rows else past[[rows.index(row) for row in made.rows]]
@@ -150,12 +149,3 @@ def _resized(tokens: Tensor, grid: tuple[int, int], to: tuple[int, int]) -> Tens
     """Tokens [R, N, C] of one grid on another."""
     picture = tokens.transpose(1, 2).unflatten(2, grid)
     return coarse(picture, to).flatten(2).transpose(1, 2).contiguous()
-
-
-def _note(memory: Memory, made: Pass, at: Tensor) -> None:
-    """Count for each token of a scale how many layers computed it: `memory.keep["kept"][scale]` [R, h, w]."""
-    h, w = memory.grids[made.last]
-    counts = memory.keep.setdefault("kept", {})
-    mine = torch.zeros(len(at), h * w, device=at.device).scatter(1, at, 1.0).view(-1, h, w)
-    before = counts.get(made.last)
-    counts[made.last] = mine if before is None or before.shape != mine.shape else before + mine

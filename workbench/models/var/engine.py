@@ -21,6 +21,7 @@ from torch import Tensor
 from workbench.blocks.scales import Memory, Pass, Predict
 from workbench.core.bundle import Condition
 from workbench.core.errors import AskError
+from workbench.models.var.packed import Packs, packing
 from workbench.models.var.transformer import VARTransformer, block_causal
 from workbench.ops.residual_scales import Grid, coarse, fine
 
@@ -50,6 +51,7 @@ class Cache:
     reached: list[int]
     modulations: dict[tuple[int, ...], Modulation] = field(default_factory=dict[tuple[int, ...], "Modulation"])
     places: Tensor | None = None
+    packs: Packs = field(default_factory=Packs)
 
     @classmethod
     def of(cls, net: VARTransformer, memory: Memory) -> Cache:
@@ -59,6 +61,13 @@ class Cache:
         shape = (depth, 2, memory.count, net.heads, length, net.width // net.heads)
         block = torch.empty(shape, device=weight.device, dtype=weight.dtype)
         return cls(block, [[0] for _ in range(depth)], [0] * memory.count)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the keys and values in use: those of each row's scales so far, in all blocks."""
+        _, two, _, heads, _, each = self.block.shape
+        tokens = sum(begins[min(reached, len(begins) - 1)] for begins in self.begins for reached in self.reached)
+        return tokens * two * heads * each * self.block.element_size()
 
     def store(self, b: int, scale: int, rows: tuple[int, ...]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """What block b does with the keys and values of a pass that begins at a scale: keep them, give back all."""
@@ -83,15 +92,21 @@ def predictor(net: VARTransformer) -> Predict:
             raise AskError("A scale is predicted from the scales before it; give the condition a Memory of the run.")
         if memory.by is not None:
             return memory.by(x, t, _own(cond))
-        return scale(net, x, int(t[0]), cond)
+        with packing(cache_of(net, memory).packs):
+            return scale(net, x, int(t[0]), cond)
 
     return predict
+
+
+def cache_of(net: VARTransformer, memory: Memory) -> Cache:
+    """What a network keeps in a memory; made when it is first asked for."""
+    return memory.keep.get("cache") or memory.keep.setdefault("cache", Cache.of(net, memory))
 
 
 def scale(net: VARTransformer, x: Tensor, k: int, cond: Condition) -> Tensor:
     """Logits [R, V, h, w] of scale k from a state, for the rows that the condition's memory names."""
     memory: Memory = cond.memory
-    cache: Cache = memory.keep.get("cache") or memory.keep.setdefault("cache", Cache.of(net, memory))
+    cache = cache_of(net, memory)
     rows = tuple(range(memory.count)) if memory.at is None else memory.at
     start = min(k, *(cache.reached[row] for row in rows))
     passing = memory.keep["pass"] = Pass(start, k, rows)
@@ -132,13 +147,25 @@ def _tokens(net: VARTransformer, memory: Memory, x: Tensor, made: Pass, vector: 
 
 def _modulation(net: VARTransformer, cache: Cache, rows: tuple[int, ...], cond: Condition) -> Modulation:
     """The modulations of some rows, worked out once a run, and again when an edit has changed their condition."""
-    known, states = cache.modulations.get(rows), cond.text.states
+    states = cond.text.states
+    known = cache.modulations.get(rows) or _of_all(cache, rows)
     if known is None or not (known.states is states or torch.equal(known.states, states)):
         vector = states[:, 0].to(net.head.weight.dtype)
         shared = net.shared(vector)
         six = [block.modulation(vector, shared) for block in net.blocks]  # type: ignore[operator]
         known = cache.modulations[rows] = Modulation(states, six, net.head_nm.modulation(vector), vector)
     return known
+
+
+def _of_all(cache: Cache, rows: tuple[int, ...]) -> Modulation | None:
+    """The modulations of some rows as they are among those of all; None where not all were worked out."""
+    whole = cache.modulations.get(tuple(range(len(cache.reached))))
+    if whole is None:
+        return None
+    at = _span(rows)
+    six = [each[at] for each in whole.six]
+    found = cache.modulations[rows] = Modulation(whole.states[at], six, whole.two[at], whole.vector[at])
+    return found
 
 
 def _mask(grids: Sequence[Grid], before: int, device: torch.device) -> Tensor:

@@ -30,6 +30,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from workbench.core.errors import AskError
+from workbench.models.var.packed import Linear, linear
 
 Grid = tuple[int, int]
 
@@ -52,9 +53,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, l2_norm: bool) -> None:
         super().__init__()
         self.heads, self.l2_norm = heads, l2_norm
-        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.mat_qkv = Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
         if l2_norm:
             self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4.0)))
 
@@ -62,7 +63,7 @@ class Attention(nn.Module):
         """Map tokens [R, N, C] to [R, N, C]; `store(key, value)` gives back all keys and values to look at."""
         R, N, C = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.mat_qkv.weight, bias).view(R, N, 3, self.heads, C // self.heads)
+        qkv = linear(x, self.mat_qkv.weight, bias).view(R, N, 3, self.heads, C // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [R, A, N, d]
         scale = 0.25 / math.sqrt(C // self.heads)
         if self.l2_norm:
@@ -81,7 +82,7 @@ class Feed(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.fc1, self.fc2 = Linear(width, inner), Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [R, N, C] to [R, N, C]."""
@@ -189,7 +190,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
         else:
             self.pos_1LC = nn.Parameter(torch.zeros(1, length, width))
             self.lvl_embed = nn.Embedding(len(patch_nums), width)
-        self.word_embed = nn.Linear(latent_channels, width)
+        self.word_embed = Linear(latent_channels, width)
         inner = round(width * mlp_ratio)
         if shared_aln:
             self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
@@ -197,7 +198,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
             Block(width, heads, inner, attn_l2_norm, shared_aln, norm_eps) for _ in range(depth)
         )
         self.head_nm = Finish(width, norm_eps)
-        self.head = nn.Linear(width, vocab_size)
+        self.head = Linear(width, vocab_size)
         self.register_load_state_dict_pre_hook(_skip_buffers)
         self.initialise()
 
