@@ -92,6 +92,60 @@ def test_two_calls_of_one_step_are_kept_apart() -> None:
             assert float(bundle.predict(x + 5, x, now)[0]) == 7
 
 
+def reworded(cond: Condition) -> Condition:
+    """The same rows under another text, as an edit's own call has them."""
+    other = condition(tiny_sd(), Ask(prompts=["the red dog"] * 2, seeds=[1, 2]), False, (16, 16)).text
+    return replace(cond, text=other)
+
+
+def test_a_call_that_appears_in_mid_run_does_not_take_anothers_memory() -> None:
+    """Step 0 asks for the prompt alone; from step 1 on an edit asks for its own text first, with the same rows."""
+    bundle, module = toy()
+    x, cond = torch.zeros(2, 1), both().rows([2, 3])
+    with Patch(bundle) as patch:
+        memory = Memory("toy", lambda cond: False)
+        memory.attach(patch)
+        memory.memoise(patch, module, "module")
+        bundle.tell(Started(4, (1, 2)))
+        assert float(bundle.predict(x, x, at(0, cond))[0]) == 1
+        for index in (1, 2):
+            assert float(bundle.predict(x + 50, x, at(index, reworded(cond)))[0]) == 52
+            assert float(bundle.predict(x, x, at(index, cond))[0]) == 1
+        assert float(bundle.predict(x, x, at(3, cond))[0]) == 1  # the edit's call is gone again
+    assert module.ran == 2
+
+
+def test_a_guidance_cut_off_does_not_hand_the_prompt_what_a_concept_left() -> None:
+    """While guidance lasts a concept is asked for beside the guided pair; after it the prompt's rows are alone, too."""
+    bundle, module = toy()
+    x, cond = torch.arange(4.0)[:, None], both()
+    with Patch(bundle) as patch:
+        memory = Memory("toy", lambda cond: False)
+        memory.attach(patch)
+        memory.memoise(patch, module, "module")
+        bundle.tell(Started(4, (1, 2)))
+        bundle.predict(x, x, at(0, cond))
+        bundle.predict(x[:2] + 50, x, at(0, reworded(cond.rows([2, 3]))))
+        alone = bundle.predict(x[2:], x, at(1, cond.rows([2, 3])))
+        assert alone.flatten().tolist() == [3.0, 4.0]  # its own rows of the guided call
+        assert bundle.predict(x[:2], x, at(1, reworded(cond.rows([2, 3])))).flatten().tolist() == [52.0, 53.0]
+    assert module.ran == 2
+
+
+def test_a_call_with_gradients_has_a_memory_of_its_own() -> None:
+    bundle, module = toy()
+    x, cond = torch.zeros(2, 1), both().rows([2, 3])
+    with Patch(bundle) as patch, torch.no_grad():
+        memory = Memory("toy", lambda cond: False)
+        memory.attach(patch)
+        memory.memoise(patch, module, "module")
+        bundle.tell(Started(4, (1, 2)))
+        with torch.enable_grad():
+            assert float(bundle.predict(x + 50, x, at(0, cond))[0]) == 51
+        assert float(bundle.predict(x, x, at(0, cond))[0]) == 2
+        assert float(bundle.predict(x, x, at(1, cond))[0]) == 2  # now nobody looks for gradients before
+
+
 def test_a_run_of_one_step_is_refused_and_leaves_nothing() -> None:
     bundle, _ = toy()
     with Patch(bundle) as patch:

@@ -5,11 +5,15 @@
     memory.memoise(patch, module, "stage")  # its output is kept while `fresh`, and given again otherwise
 
 Outside of a run (no `Started`, or a call without a step) nothing is kept and everything is computed.
+
+A call of the network is known by what it is: its rows' roles, seeds and text, and whether gradients are asked for. So
+edits that ask the network themselves, in some steps only, keep their memories apart. Calls of one step that are alike
+in all of this are told apart by their order.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,20 +29,32 @@ Due = Callable[[Condition], bool]
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The rows of a call and which call of the step with such rows it is."""
+class _Call:
+    """What a call of the network is known by; `turn` counts those of a step that are alike in all else."""
 
     roles: tuple[str, ...]
     seeds: tuple[int, ...]
-    turn: int
+    texts: tuple[bytes, ...]  # of each row its tokens; nothing where the model shows none
+    gradients: bool
+    turn: int = 0
 
-    def within(self, other: "_Rows") -> list[int] | None:
+    @classmethod
+    def of(cls, cond: Condition) -> "_Call":
+        """The call that is told `cond`. Tokens stand for the text, since edits may change its states at every step."""
+        ids = cond.text.ids
+        texts = (b"",) * len(cond.roles) if ids is None else tuple(row.tobytes() for row in ids.cpu().numpy())
+        return cls(tuple(cond.roles), tuple(cond.seeds), texts, torch.is_grad_enabled())
+
+    def within(self, other: "_Call") -> list[int] | None:
         """Where these rows are among another call's, or None. A guidance cut-off leaves out one role's rows."""
-        if self.turn != other.turn:
+        if (self.turn, self.gradients) != (other.turn, other.gradients):
             return None
         index = [i for i, role in enumerate(other.roles) if role in self.roles]
-        same = all(getattr(self, name) == tuple(getattr(other, name)[i] for i in index) for name in ("roles", "seeds"))
+        same = all(getattr(self, name) == tuple(getattr(other, name)[i] for i in index) for name in _OF_ROWS)
         return index if same else None
+
+
+_OF_ROWS = ("roles", "seeds", "texts")
 
 
 class Memory:
@@ -51,17 +67,17 @@ class Memory:
     def __init__(self, name: str, due: Due) -> None:
         self._name, self._due = name, due
         self._running, self._step = False, -1
-        self._kept: dict[_Rows, dict[str, Any]] = {}
-        self._turns: Counter[tuple[tuple[str, ...], tuple[int, ...]]] = Counter()
+        self._kept: dict[_Call, dict[str, Any]] = {}
+        self._turns: Counter[_Call] = Counter()
         self._told: object = None
-        self._rows: _Rows | None = None
+        self._call: _Call | None = None
         self._fresh = True
 
     @property
     def on(self) -> bool:
         """Whether a call of a run is under way."""
         self._look()
-        return self._rows is not None
+        return self._call is not None
 
     @property
     def cond(self) -> Condition | None:
@@ -95,13 +111,13 @@ class Memory:
 
     def keep(self, name: str, value: Any) -> None:
         """Remember a tensor, or a nest of tuples of them, for the rows of this call; nothing outside of a run."""
-        if not self.on or self._rows is None:
+        if not self.on or self._call is None:
             return
-        if self._rows not in self._kept:  # fewer rows than before take along what was kept for them
+        if self._call not in self._kept:  # fewer rows than before take along what was kept for them
             found = None if self._fresh else self._find()
             values, index = found or ({}, None)
-            self._kept[self._rows] = {key: _picked(old, index) for key, old in values.items()} if index else {}
-        self._kept[self._rows][name] = _detached(value)
+            self._kept[self._call] = {key: _picked(old, index) for key, old in values.items()} if index else {}
+        self._kept[self._call][name] = _detached(value)
 
     def recall(self, name: str) -> Any:
         """What was kept for the rows of this call, or None."""
@@ -112,12 +128,12 @@ class Memory:
         return values[name] if index is None else _picked(values[name], index)
 
     def _find(self) -> tuple[dict[str, Any], list[int] | None] | None:
-        if self._rows is None:
+        if self._call is None:
             return None
-        if self._rows in self._kept:
-            return self._kept[self._rows], None
-        for rows, values in self._kept.items():
-            index = self._rows.within(rows)
+        if self._call in self._kept:
+            return self._kept[self._call], None
+        for other, values in self._kept.items():
+            index = self._call.within(other)
             if index is not None:
                 return values, index
         return None
@@ -139,7 +155,7 @@ class Memory:
     def _forget(self, running: bool) -> None:
         self._running, self._step = running, -1
         self._kept.clear()
-        self._told = self._rows = None
+        self._told = self._call = None
         self._fresh = True
 
     def _look(self) -> None:
@@ -147,16 +163,16 @@ class Memory:
         now = told.get()
         if now is self._told and now is not None:
             return
-        self._told, self._rows, self._fresh = now, None, True
+        self._told, self._call, self._fresh = now, None, True
         if now is None or now[0].step is None or not self._running:
             return
         cond = now[0]
         if cond.step is not None and cond.step.index != self._step:
             self._step = cond.step.index
             self._turns.clear()
-        key = (tuple(cond.roles), tuple(cond.seeds))
-        self._turns[key] += 1
-        self._rows = _Rows(*key, self._turns[key])
+        call = _Call.of(cond)
+        self._turns[call] += 1
+        self._call = replace(call, turn=self._turns[call])
         self._fresh = self._find() is None or self._due(cond)
 
 
