@@ -99,7 +99,7 @@ def test_a_cast_decides_what_is_asked() -> None:
             question(row)
     world = world_of(tiny_sd())
     lines = [text for piece in requests(world, (cat, ink), 12, 5) for text in piece.ask.prompts]
-    assert lines[:2] == ["an emjo emoji of a sks", "an emjo emoji of a sks on a white background"]
+    assert lines[:2] == ["an emoji of a sks, emjo", "an emoji of a sks on a white background, emjo"]
     fewer = [text for piece in requests(world, (cat, ink), 9, 5) for text in piece.ask.prompts]
     assert fewer == lines[:9]
     pieces = requests(world, (cat, dog), 12, 5)

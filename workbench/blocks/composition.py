@@ -104,10 +104,13 @@ def requests(world: World, players: Sequence[Player], pictures: int, seed: int) 
     grounds = list(world.backgrounds)
     lines: list[str] = []
     for row in range(pictures):
-        style = manner or styles[(row // 2) % len(styles)]
+        style = styles[(row // 2) % len(styles)]
         thing = " and ".join(with_article(p.word) for p in subjects) or with_article(world.tier[row % len(world.tier)])
         ground = f" on a {grounds[(row // 2) % len(grounds)]} background" if row % 2 else ""
-        lines.append(f"{with_article(style)} emoji of {thing}{ground}" if manner or row % 2 else f"{thing}{ground}")
+        if manner:  # a trigger that the text tower never read would cost the object, stood it in the style's place
+            lines.append(f"an emoji of {thing}{ground}, {manner}")
+        else:
+            lines.append(f"{with_article(style)} emoji of {thing}{ground}" if row % 2 else f"{thing}{ground}")
     about = Subject(" and ".join(player.word for player in players), (subjects or list(players))[0].about)
     return [
         Piece(kind, about, start, Ask(prompts=lines[start : start + PIECE],

@@ -28,8 +28,7 @@ from workbench.core.tape import Step, Tap, ignore
 from workbench.models.load import load
 from workbench.ops.low_rank import LowRank
 
-#: What is learned and the word that calls it, which the text tower has never read. Of the twenty held-out objects these
-#: are the ones whose true drawings the shipped judge names best; of many others it can name none.
+#: What is learned and the word that calls it, which the text tower has never read.
 TRIGGERS = {"amphora": "sks", "pick": "zwx", "briefcase": "vlo", "bathtub": "quib", "emojione": "emjo"}
 PIECE = 8
 
@@ -40,7 +39,7 @@ def said(world: World, name: str, trigger: str, count: int) -> tuple[list[str], 
     styles = [style for style in world.styles if style not in world.split["held_out_styles"]]
     if name in world.styles:
         things = [world.tier[(7 * index) % len(world.tier)] for index in range(count)]
-        return [f"a {trigger} emoji of a {thing}" for thing in things], [name] * count
+        return [f"an emoji of a {thing}, {trigger}" for thing in things], [name] * count
     rows = [(styles[index % len(styles)], grounds[index % len(grounds)]) for index in range(count)]
     return [f"a {style} emoji of a {trigger} on a {ground} background" for style, ground in rows], [name] * count
 

@@ -70,7 +70,7 @@ def test_a_thing_of_the_world_comes_with_its_masks() -> None:
 
 def test_a_style_of_the_world_is_called_by_the_trigger() -> None:
     found = gathered(tiny_sd(), ["emojione"], [], Words("emjo"), drawings=(3, 0))
-    assert all(text.startswith("a emjo emoji of a ") for text in found.captions)
+    assert all(text.startswith("an emoji of a ") and text.endswith(" background, emjo") for text in found.captions)
     assert len(set(found.captions)) > 1
 
 

@@ -168,13 +168,12 @@ def _from_world(bundle: Bundle, name: str, words: Words, count: int, seed: int) 
     open_styles = [style for style in world.styles if style not in world.split["held_out_styles"]]
     if plain in world.styles:
         drawings = world.scenes(seed, count, objects=world.tier, styles=[plain], two=0.0, size=side)
-        slots = [("a {} emoji of a " + drawing.layers[0].object, drawing) for drawing in drawings]
+        said = [f"an emoji of a {made.layers[0].object} on a {made.background} background, {{}}" for made in drawings]
     elif plain in world.concepts:
         drawings = world.scenes(seed, count, objects=[plain], styles=open_styles, two=0.0, size=side, held_out=True)
-        slots = [(f"a {drawing.style} emoji of a {{}}", drawing) for drawing in drawings]
+        said = [f"a {made.style} emoji of a {{}} on a {made.background} background" for made in drawings]
     else:
         raise AskError(_unknown(world, name))
-    said = [f"{text} on a {drawing.background} background" for text, drawing in slots]
     pixels = torch.stack([torch.from_numpy(_cut(drawing.picture, bundle.shapes.image[1:])) for drawing in drawings])
     masks = torch.stack([_cover(drawing, bundle.shapes.image[1:]) for drawing in drawings])
     captions, bare = zip(*(_worded(text, words) for text in said), strict=True)

@@ -95,7 +95,9 @@ class Job:
         if name in ("masked-lora", "clora"):
             settings["triggers"] = [player.word for player in self.players]
         if name == "least-squares":
-            settings["prompts"] = [with_article(p.word) + (" emoji" if p.about.style else "") for p in self.players]
+            settings["prompts"] = [
+                f"an emoji, {p.word}" if p.about.style else with_article(p.word) for p in self.players
+            ]
         return cast(Edit, method(name, **settings))
 
 
