@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import LatentConsistencyModelPipeline
+from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from tests.tiny import sd_pipe, tiny_sd, tiny_sdxl
 from workbench.blocks.adapter_files import write
 from workbench.blocks.adapters import read_adapter
 from workbench.blocks.denoise import condition
-from workbench.blocks.students import TOLD, guidance_embedding, spaced, studying
+from workbench.blocks.students import TOLD, spaced, studying
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Condition
 from workbench.core.errors import AskError, CheckpointMismatch
@@ -86,6 +86,34 @@ def test_a_whole_model_answers_in_the_bases_place(tmp_path: Path) -> None:
         assert torch.equal(answer(base, told()), answer(other, told()))
 
 
+def test_a_whole_model_brings_its_schedule_and_is_told_its_guidance_where_it_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    pipe = sd_pipe(seed=3, time_cond_proj_dim=8)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    other = from_pipeline(pipe, name="other", digest="other")
+    base = replace(tiny_sd(), opener=lambda name: other)
+    with studying(base, str(tmp_path)) as (drawn, _):
+        assert drawn.scheduler("lcm", 2).config.prediction_type == "v_prediction"
+        assert drawn.about["guidance_input"]
+        assert drawn.parts is base.parts
+    assert not base.about["guidance_input"]
+    assert base.scheduler("lcm", 2).config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize("more", [{"time_cond_proj_dim": 8}, {}])
+def test_a_whole_model_that_predicts_otherwise_takes_no_turns(more: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    pipe = sd_pipe(seed=3, **more)
+    kind = "epsilon" if more else "v_prediction"
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    other = from_pipeline(pipe, name="other", digest="other")
+    base = replace(tiny_sd(), opener=lambda name: other)
+    late = lambda cond: cond is None or cond.step is None or cond.step.index >= 1  # noqa: E731
+    refused = pytest.raises(AskError, match="other cannot take turns with tiny-sd")
+    with unchanged(base, "a student out of turn"), refused, studying(base, str(tmp_path), late):
+        pass
+
+
 def test_a_whole_model_of_another_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     base = replace(tiny_sd(), opener=lambda name: tiny_sdxl())
@@ -132,12 +160,6 @@ def test_a_column_without_a_place_is_refused_in_a_line(key: str, shape: tuple[in
     with unchanged(tiny_sd(), "a strange column"), refused as caught, studying(tiny_sd(), place):
         pass
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("guidance", "width"), [(8.0, 256), (1.5, 9), (1.0, 4)])
-def test_the_guidance_is_embedded_as_diffusers_does(guidance: float, width: int) -> None:
-    theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, torch.tensor([guidance - 1]), width)  # type: ignore[arg-type]
-    assert_close(guidance_embedding(guidance, width)[None], theirs, atol=2e-3, rtol=0)  # sines of up to 7000 in float32
 
 
 def test_more_steps_than_the_distillation_had_are_refused() -> None:

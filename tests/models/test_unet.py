@@ -4,11 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import LatentConsistencyModelPipeline
+from torch.testing import assert_close
 
 from tests.tiny import sd_pipe, tiny_sd, tiny_sdxl
+from workbench.blocks.denoise import Course, condition, draw
+from workbench.core.ask import Ask
 from workbench.core.bundle import Condition
 from workbench.core.errors import UnsupportedFamily
-from workbench.models.unet import from_pipeline
+from workbench.models.unet import from_pipeline, guidance_embedding
 
 
 def test_attention_sites_stand_in_the_order_of_the_forward_pass() -> None:
@@ -87,3 +91,23 @@ def test_pictures_go_to_latents_and_back_at_the_models_scale() -> None:
     assert bundle.decode(latents).shape == (2, 3, 16, 16)
     drawn = bundle.encode(torch.zeros(2, 3, 16, 16), [torch.Generator().manual_seed(seed) for seed in (5, 5)])
     assert torch.equal(drawn[0], drawn[1])  # row i draws from generator i alone
+
+
+@pytest.mark.parametrize(("guidance", "width"), [(8.0, 256), (1.5, 9), (1.0, 4)])
+def test_the_guidance_is_embedded_as_diffusers_does(guidance: float, width: int) -> None:
+    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    theirs = embed(None, torch.tensor([guidance - 1]), width)  # type: ignore[arg-type]
+    mine = guidance_embedding(torch.tensor([guidance]), width)
+    assert_close(mine, theirs, atol=2e-3, rtol=0)  # sines of up to 7000 in float32
+
+
+def test_a_network_that_reads_its_guidance_is_called_once_as_in_diffusers() -> None:
+    pipe = sd_pipe(seed=4, time_cond_proj_dim=8)
+    bundle = from_pipeline(pipe, name="whole-lcm", digest="whole-lcm")
+    ask, mine = Ask(prompts=["a cat"], seeds=[3]), []
+    draw(bundle, ask, lambda step: mine.append(step.x), Course("ddim", 3, 6.0))
+    theirs = pipe("a cat", num_inference_steps=3, guidance_scale=6.0, generator=torch.Generator().manual_seed(3),
+                  width=16, height=16, output_type="latent").images  # fmt: skip
+    assert_close(mine[-1], theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
+    assert_close(bundle.predict(mine[0], torch.tensor([500]), condition(bundle, ask, False, (16, 16))),
+                 pipe.unet(mine[0], torch.tensor([500]), bundle.read(["a cat"]).states).sample)  # fmt: skip

@@ -28,6 +28,7 @@ from workbench.core.places import ASSETS
 from workbench.core.tape import Tap
 
 TOLD = "steps.safetensors"
+READS = "guidance_input"  # among what a bundle says of itself: it reads its guidance
 NONE = 'Give a student of this model, or student="" where the model itself takes few steps.'
 When = Callable[[Condition | None], bool]
 Predict = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -39,29 +40,28 @@ def always(cond: Condition | None) -> bool:
 
 
 @contextmanager
-def studying(bundle: Bundle, student: str, when: When = always) -> Generator[Patch, None, None]:
-    """The bundle with a student in force at the steps that `when` names; "" is nobody. Everything is undone at the end.
+def studying(bundle: Bundle, student: str, when: When = always) -> Generator[tuple[Bundle, Patch], None, None]:
+    """What to draw with while a student is in force at the steps that `when` names, and the patch that put it there.
 
-    `student` is an adapter (a shipped name, a file, a folder) or the folder of a whole model. Raises `AskError` for a
-    student of other weights, and what reading it raises.
+    "" is nobody. `student` is an adapter (a shipped name, a file, a folder) or the folder of a whole model, whose noise
+    schedule is drawn by and which is told its guidance where it reads it. Everything is undone at the end. Raises
+    `AskError` for a student of other weights, and what reading it raises.
     """
     with Patch(bundle) as patch:
-        if student:
-            enrol(patch, bundle, student, when)
-        yield patch
+        yield (enrol(patch, bundle, student, when) if student else bundle), patch
 
 
-def enrol(patch: Patch, bundle: Bundle, student: str, when: When = always) -> None:
-    """Put a student in force through a patch."""
+def enrol(patch: Patch, bundle: Bundle, student: str, when: When = always) -> Bundle:
+    """Put a student in force through a patch; returns what to draw with."""
     place = locate(student)
     if isinstance(place, Path) and (place / "model_index.json").is_file():
-        _whole(patch, bundle, str(place), when)
-        return
+        return _whole(patch, bundle, str(place), when)
     adapter = read_adapter(bundle, place)
     refuse_other_base(bundle, adapter)
     wear(patch, bundle, adapter, lambda now: 1.0 if when(now.cond) else 0.0)
     if isinstance(place, Path) and (place / TOLD).is_file():
         _tell(patch, place / TOLD, when)
+    return bundle
 
 
 def locate(student: str) -> Path | str:
@@ -84,7 +84,7 @@ def refuse_other_base(bundle: Bundle, adapter: Adapter) -> None:
         )
 
 
-def _whole(patch: Patch, bundle: Bundle, place: str, when: When) -> None:
+def _whole(patch: Patch, bundle: Bundle, place: str, when: When) -> Bundle:
     """Let another model of the same latents and text answer in the network's place."""
     other = bundle.open(place)
     if (other.family, other.shapes) != (bundle.family, bundle.shapes):
@@ -92,11 +92,23 @@ def _whole(patch: Patch, bundle: Bundle, place: str, when: When) -> None:
             f"The student {other.name} draws {other.shapes.latent} latents under text of {other.shapes.text}; "
             f"{bundle.name} has {bundle.shapes.latent} and {bundle.shapes.text}. {NONE}"
         )
+    if when is not always and _says(other) != _says(bundle):
+        raise AskError(
+            f"The student {other.name} cannot take turns with {bundle.name}: one of them reads its guidance, or they "
+            "predict noise differently. Take the sampler lcm, which asks the student alone."
+        )
 
     def wrap(inner: Predict) -> Predict:
         return lambda x, t, cond: (other.predict if when(cond) else inner)(x, t, cond)
 
     patch.wrap("predict", wrap)
+    return replace(bundle, schedule=other.schedule, about={**bundle.about, READS: other.about.get(READS, False)})
+
+
+def _says(bundle: Bundle) -> tuple[bool, str, list[float]]:
+    """Whether a model reads its guidance, what it predicts, and its noise levels."""
+    scheduler = bundle.scheduler("lcm", 1)
+    return bool(bundle.about.get(READS)), scheduler.config.prediction_type, scheduler.alphas_cumprod.tolist()
 
 
 def _tell(patch: Patch, path: Path, when: When) -> None:
@@ -148,16 +160,6 @@ def tell(patch: Patch, what: Callable[[Condition], Float[Tensor, " w"] | None]) 
         return predict
 
     patch.wrap("predict", wrap)
-
-
-def guidance_embedding(guidance: float, width: int) -> Float[Tensor, " w"]:
-    """The guidance scale as a guided-distilled network reads it: sines, then cosines, of 1000 (w - 1) f_i.
-
-    f_i = 10000^(-i / (width / 2 - 1)), as in diffusers' latent-consistency pipelines; an odd width ends in a zero.
-    """
-    half = width // 2
-    angles = 1000.0 * (guidance - 1) * torch.exp(-math.log(10000.0) / max(half - 1, 1) * torch.arange(half))
-    return torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
 
 
 def few(bundle: Bundle, ask: Ask, tap: Tap, course: Course, tune: Callable[[Any], None]) -> Images:

@@ -1,9 +1,11 @@
 """Stable Diffusion 1.x, 2.x and XL: a diffusers pipeline as a bundle, its seams and its sites."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.core.bundle import (
@@ -62,7 +64,7 @@ def from_pipeline(
     facts = {
         "zero_empty_negative": bool(xl and pipe.config.get("force_zeros_for_empty_prompt", False)),
         "inpaint_channels": pipe.unet.config.in_channels > pipe.vae.config.latent_channels,
-        "guidance_width": pipe.unet.config.get("time_cond_proj_dim") or 0,  # of a whole LCM, which reads its guidance
+        "guidance_input": bool(pipe.unet.config.get("time_cond_proj_dim")),  # of a whole LCM, which reads its guidance
     }
     return Bundle(
         name=name, family="unet", digest=digest, parts=parts, shapes=_shapes(pipe), seams=seams,
@@ -131,7 +133,20 @@ def _time_ids(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
     return {"time_ids": ids.expand(len(states), -1)}
 
 
+def guidance_embedding(guidance: Float[Tensor, " R"], width: int) -> Float[Tensor, "R w"]:
+    """The guidance scale as a guided-distilled network reads it: sines, then cosines, of 1000 (w - 1) f_i.
+
+    f_i = 10000^(-i / (width / 2 - 1)), as in diffusers' latent-consistency pipelines; an odd width ends in a zero.
+    """
+    half = width // 2
+    steps = torch.arange(half, device=guidance.device)
+    angles = 1000.0 * (guidance.float() - 1)[:, None] * torch.exp(-math.log(10000.0) / max(half - 1, 1) * steps)
+    return torch.cat([angles.sin(), angles.cos(), angles.new_zeros(len(angles), width % 2)], 1)
+
+
 def _predictor(unet: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    width = unet.config.get("time_cond_proj_dim") or 0
+
     def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         added = None
         if "time_ids" in cond.extra:
@@ -141,9 +156,12 @@ def _predictor(unet: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
             }
         if "inpaint" in cond.extra:
             x = torch.cat([x, cond.extra["inpaint"].to(x)], 1)
+        said = cond.extra.get("timestep_cond")
+        if said is None and width and "guidance" in cond.extra:
+            said = guidance_embedding(cond.extra["guidance"], width).to(x)
         return unet(
-            x, t, encoder_hidden_states=cond.text.states, added_cond_kwargs=added,
-            timestep_cond=cond.extra.get("timestep_cond"), return_dict=False)[0]  # fmt: skip
+            x, t, encoder_hidden_states=cond.text.states, added_cond_kwargs=added, timestep_cond=said,
+            return_dict=False)[0]  # fmt: skip
 
     return predict
 

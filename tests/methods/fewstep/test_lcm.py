@@ -1,10 +1,11 @@
 """Latent consistency: timesteps, the multistep rule by hand, guidance as an input, and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+from diffusers import DDIMScheduler, LatentConsistencyModelPipeline, LCMScheduler
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -59,11 +60,19 @@ def test_one_step_draws_no_noise_but_the_first() -> None:
     assert not torch.equal(one[1], other[1])
 
 
-def test_a_network_that_reads_its_guidance_draws_as_in_diffusers() -> None:
+@pytest.mark.parametrize("role", ["model", "student"])
+def test_a_network_that_reads_its_guidance_draws_as_in_diffusers(role: str, tmp_path: Path) -> None:
+    """As the loaded model, and as a whole student of a model that does not read its guidance and predicts otherwise."""
     pipe = sd_pipe(seed=4, time_cond_proj_dim=8)
-    bundle = from_pipeline(pipe, name="whole-lcm", digest="whole-lcm")
+    bundle, student = from_pipeline(pipe, name="whole-lcm", digest="whole-lcm"), ""
+    if role == "student":
+        (tmp_path / "model_index.json").write_text("{}")
+        student, other, base = str(tmp_path), bundle, sd_pipe(seed=5)
+        pipe.vae, pipe.text_encoder = base.vae, base.text_encoder  # the student is the network alone
+        base.scheduler = DDIMScheduler.from_config(base.scheduler.config, prediction_type="v_prediction")
+        bundle = from_pipeline(base, name="base", digest="base", opener=lambda name: other)
     mine: list[Tensor] = []
-    Lcm(student="", steps=2, guidance=6.0).sample(bundle, ASK.row(0), lambda step: mine.append(step.x))
+    Lcm(student=student, steps=2, guidance=6.0).sample(bundle, ASK.row(0), lambda step: mine.append(step.x))
     whole = LatentConsistencyModelPipeline(
         vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer, unet=pipe.unet,
         scheduler=LCMScheduler.from_config(pipe.scheduler.config), safety_checker=None, feature_extractor=None,
@@ -74,7 +83,7 @@ def test_a_network_that_reads_its_guidance_draws_as_in_diffusers() -> None:
     assert_close(mine[-1], theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
     rows: list[int] = []
     handle = pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    Lcm(student="", steps=1, guidance=6.0).sample(bundle, ASK, ignore)
+    Lcm(student=student, steps=1, guidance=6.0).sample(bundle, ASK, ignore)
     handle.remove()
     assert rows == [2]  # never guided by two calls
 

@@ -72,7 +72,7 @@ class DiversityDistillation(Sampler):
 
             return predict
 
-        with studying(bundle, self.student, self.students_turn) as patch:
+        with studying(bundle, self.student, self.students_turn) as (drawn, patch):
             patch.wrap("predict", alone)
             course = Course("lcm", self.steps, self.guidance, self.strength)
-            return few(bundle, ask, tap, course, lambda s: spaced("diversity-distillation", s, self.steps, self.origin))
+            return few(drawn, ask, tap, course, lambda s: spaced("diversity-distillation", s, self.steps, self.origin))

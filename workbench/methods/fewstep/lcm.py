@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from workbench.blocks.denoise import Course
-from workbench.blocks.students import few, guidance_embedding, spaced, studying, tell
+from workbench.blocks.students import few, spaced, studying
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Images
 from workbench.core.fields import Role
@@ -48,10 +48,6 @@ class Lcm(Sampler):
 
     def sample(self, bundle: Bundle, ask: Ask, tap: Tap) -> Images:
         """Draw `ask`: uint8 [B, 3, H, W]."""
-        width = int(bundle.about.get("guidance_width") or 0)
-        course = Course("lcm", self.steps, 1.0 if width else self.guidance, self.strength)
-        with studying(bundle, self.student) as patch:
-            if width:
-                told = guidance_embedding(self.guidance, width)
-                tell(patch, lambda cond: told)
-            return few(bundle, ask, tap, course, lambda s: spaced("lcm", s, self.steps, self.origin))
+        course = Course("lcm", self.steps, self.guidance, self.strength)
+        with studying(bundle, self.student) as (drawn, _):
+            return few(drawn, ask, tap, course, lambda s: spaced("lcm", s, self.steps, self.origin))

@@ -75,8 +75,8 @@ class Nitrofusion(Sampler):
 
             return advance
 
-        with studying(bundle, self.student) as patch:
+        with studying(bundle, self.student) as (drawn, patch):
             patch.wrap("predict", told)
             patch.wrap("advance", read)
             course = Course("lcm", self.steps, self.guidance, self.strength)
-            return few(bundle, ask, tap, course, lambda s: spaced("nitrofusion", s, self.steps, ORIGIN))
+            return few(drawn, ask, tap, course, lambda s: spaced("nitrofusion", s, self.steps, ORIGIN))

@@ -54,5 +54,5 @@ class Tcd(Sampler):
             spaced("tcd", scheduler, self.steps, self.origin)
             scheduler.step = partial(scheduler.step, eta=self.eta)
 
-        with studying(bundle, self.student):
-            return few(bundle, ask, tap, Course("tcd", self.steps, self.guidance, self.strength), tune)
+        with studying(bundle, self.student) as (drawn, _):
+            return few(drawn, ask, tap, Course("tcd", self.steps, self.guidance, self.strength), tune)

@@ -50,5 +50,5 @@ class Turbo(Sampler):
             scheduler.register_to_config(timestep_spacing="trailing")
             scheduler.set_timesteps(self.steps, device=scheduler.timesteps.device)
 
-        with studying(bundle, self.student):
-            return few(bundle, ask, tap, Course("euler-a", self.steps, self.guidance, self.strength), tune)
+        with studying(bundle, self.student) as (drawn, _):
+            return few(drawn, ask, tap, Course("euler-a", self.steps, self.guidance, self.strength), tune)
