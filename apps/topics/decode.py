@@ -5,7 +5,7 @@ Knows the topics, the kinds and the roles of settings, never a method's name.
 
 import html
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,19 +15,22 @@ from apps.desk import Desk, Ticket
 from apps.origin import BRUSH
 from apps.pages.generate import Generate
 from apps.work import QUIET, Choice, Made, Work, a_lens, built, only_edits
+from workbench.core.catalog import find
 from workbench.core.errors import AskError
-from workbench.core.method import Method, Sampler
+from workbench.core.method import Lens, Method, Sampler
 from workbench.core.plan import Plan
 from workbench.core.report import Curve, Note, Panel, Report, Table
 from workbench.core.tape import Step, Tap
 from workbench.runs.pacing import memory
 from workbench.runs.shelf import keep_canvas
-from workbench.runs.topics import BY_SCALE, methods, models_of, still
+from workbench.runs.topics import BY_SCALE, methods, models_of, role, scales_of, still
 from workbench.view.figures import data_uri
 
 TITLE = "Decode"
 PAGE = "decode"
 TOPICS, ANEW = ("decode",), ("retouch",)
+#: The role of a setting that shares the scales out between two networks, and how many there may be at most.
+SPLIT, MOST_SCALES = "split", 64
 _START = ("A picture, scale by scale", "Write a prompt and press Decode: each scale appears when it is told.")
 _STYLE = """<style>.wb-scales{display:flex;flex-wrap:wrap;gap:10px}.wb-scales figure{margin:0;width:112px}
 .wb-scales img{width:100%;border-radius:6px;margin:0;image-rendering:pixelated}
@@ -55,8 +58,13 @@ class Decode(Work):
                                              allow_custom_value=True, elem_id=f"{PAGE}-model")  # fmt: skip
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id=f"{PAGE}-seed")
                 self.how = Choice(methods(TOPICS, "sampler", BY_SCALE), "Decoder", PAGE, several=False)
+                self.split = gr.Slider(**shared_out(self.how.names.value, next(iter(known), "")), step=1,
+                                       label="Scales of the drafter", elem_id=f"{PAGE}-split",
+                                       info="The refiner draws the finer ones")  # fmt: skip
+                self.measure = gr.Checkbox(True, label="Measure every scale", elem_id=f"{PAGE}-measure",
+                                           info="Draws some more times, and the model alone beside it")  # fmt: skip
                 self.buttons("Decode")
-                self.how.place("Settings of the decoder", demo=demo)
+                self.how.place("Settings of the decoder", without=(SPLIT,), demo=demo)
                 self.edits = Choice(methods(TOPICS, "edit"), "Pruning and guidance", f"{PAGE}-edits", start=0,
                                     info="Edits of the topic, in force for Decode and Look")  # fmt: skip
                 self.edits.place("Settings of the edits")
@@ -93,20 +101,27 @@ class Decode(Work):
     def connect(self) -> None:
         """Attach the handlers."""
         asked = [self.prompt, self.model, self.seed, *self.edits.inputs]
-        self.on(self.go, self.tell, [*self.how.inputs, *asked])
-        self.on(self.redo, self.retell, [self.canvas, *self.anew.inputs, *asked])
-        self.on(self.seek, self.inspect, [*self.lens.inputs, *self.how.inputs, *asked])
+        self.on(self.go, self.tell, [self.measure, self.split, *self.how.inputs, *asked])
+        self.on(self.redo, self.retell, [self.measure, self.canvas, *self.anew.inputs, *asked])
+        self.on(self.seek, self.inspect, [*self.lens.inputs, self.split, *self.how.inputs, *asked])
+        gr.on(
+            [self.how.names.change, self.model.change],
+            lambda name, model, at: gr.Slider(**shared_out(name, model, self.desk.models, at)),
+            [self.how.names, self.model, self.split], [self.split], queue=False, **QUIET)  # fmt: skip
         self.take.click(
             lambda path: {"background": path, "layers": [], "composite": path} if path else gr.skip(),
             [self.picture], [self.canvas], queue=False, **QUIET)  # fmt: skip
         self.stops()
 
-    def tell(self, request: gr.Request, names: Any, raws: Any, *asked: Any) -> Iterator[tuple[Any, ...]]:
-        """One picture, with every scale as it is told."""
-        yield from self._told(request, self.plan(a_sampler(built(names, raws)), *asked))
+    def tell(
+        self, request: gr.Request, measure: Any, split: Any, names: Any, raws: Any, *asked: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """One picture, with every scale as it is told, and what each took."""
+        sampler = a_sampler(built(names, raws, {SPLIT: split}))
+        yield from self._told(request, self.plan(sampler, *asked), bool(measure))
 
     def retell(
-        self, request: gr.Request, drawing: Any, names: Any, raws: Any, *asked: Any
+        self, request: gr.Request, measure: Any, drawing: Any, names: Any, raws: Any, *asked: Any
     ) -> Iterator[tuple[Any, ...]]:
         """The painted part of a picture anew."""
         background = drawing.get("background") if isinstance(drawing, dict) else None
@@ -115,14 +130,15 @@ class Decode(Work):
         plan = self.plan(a_sampler(built(names, raws)), *asked)
         folder = self.desk.fresh(self.desk.owner(request))
         image, mask = keep_canvas(background, drawing.get("layers") or (), folder)
-        yield from self._told(request, plan.but(ask=plan.ask.but(image=image, mask=mask)))
+        yield from self._told(request, plan.but(ask=plan.ask.but(image=image, mask=mask)), bool(measure))
 
     def inspect(
-        self, request: gr.Request, lens: Any, own: Any, names: Any, raws: Any, *asked: Any
+        self, request: gr.Request, lens: Any, own: Any, split: Any, names: Any, raws: Any, *asked: Any
     ) -> Iterator[tuple[Any, ...]]:
         """A lens on the same request."""
         look = a_lens(built(lens, own))
-        yield from self.examine(request, self.plan(a_sampler(built(names, raws)), *asked), look,
+        sampler = a_sampler(built(names, raws, {SPLIT: split}))
+        yield from self.examine(request, self.plan(sampler, *asked), look,
                              f"{look.card.title} · kept in the gallery")  # fmt: skip
 
     def plan(self, sampler: Sampler, prompt: str, model: Any, seed: Any, names: Any, raws: Any) -> Plan:
@@ -133,13 +149,14 @@ class Decode(Work):
                   "model": str(model), "stack": []}  # fmt: skip
         return self.generate.plan(recipe).but(sampler=sampler, edits=only_edits(built(names, raws)))
 
-    def _told(self, request: gr.Request, plan: Plan) -> Iterator[tuple[Any, ...]]:
+    def _told(self, request: gr.Request, plan: Plan, measure: bool) -> Iterator[tuple[Any, ...]]:
         folder = self.desk.fresh(self.desk.owner(request))
         seen = Scales()
+        asked = plan.but(lenses=measures() if measure else ())
 
         def work(tap: Tap) -> Made:
-            made = self.carry_out(plan, folder, tap, watch=seen.watch)
-            return seen.report(made.seconds), made.pictures[0]
+            made = self.carry_out(asked, folder, tap, watch=seen.watch)
+            return together(made.reports().values()) or seen.report(), made.pictures[0]
 
         yield from self.do(request, "decode", f"{plan.ask.prompts[0]}, seed {plan.ask.seeds[0]}", work, seen.strip)
 
@@ -153,7 +170,7 @@ class Decode(Work):
 
 @dataclass(eq=False)
 class Scales:
-    """What each step of a decoding showed: its picture, and what it took."""
+    """What each step of a decoding showed: its picture, and what it took. What is drawn after it is left out."""
 
     pictures: list[str] = field(default_factory=list[str])
     sides: list[float] = field(default_factory=list[float])
@@ -163,8 +180,8 @@ class Scales:
 
     def watch(self, bundle: Any, step: Step) -> None:
         """Note a step; its picture is decoded outside of the time that is counted."""
-        if step.index == 0 and self.sides:
-            self.pictures, self.sides, self.seconds, self.bytes = [], [], [], []
+        if len(self.sides) >= step.total:
+            return
         self.seconds.append(time.perf_counter() - self.began)
         self.bytes.append(memory())
         self.sides.append(step.level)
@@ -182,7 +199,7 @@ class Scales:
         )
         return f'{_STYLE}<div class="wb-scales">{cells}</div>' if cells else ""
 
-    def report(self, whole: float) -> Report:
+    def report(self) -> Report:
         """Time and memory a scale. The first one bears what comes before it, such as reading the prompt."""
         import numpy as np
 
@@ -197,6 +214,26 @@ class Scales:
         panels.append(Note(f"{sum(self.seconds):.2f} s in all without what showing the scales took. The first scale "
                            "bears reading the prompt. Memory is the process's highest so far."))  # fmt: skip
         return Report(tuple(panels))
+
+
+def shared_out(decoder: Any, model: Any, models: Any = None, at: Any = None) -> dict[str, Any]:
+    """The slider of who draws what: shown for a decoder that shares the scales out, up to the model's last but one."""
+    control = role(find(str(decoder)), SPLIT) if decoder else None
+    most = max(2, scales_of(str(model or ""), models) - 1) if model else MOST_SCALES
+    start = int(at or (control.default if control is not None else 1))
+    return {"minimum": 1, "maximum": most, "value": min(start, most), "visible": control is not None}
+
+
+def measures() -> tuple[Lens, ...]:
+    """What is measured of every decoding: the lenses of the topic, as they come."""
+    return tuple(a_lens([cls()]) for cls in methods(TOPICS, "lens", BY_SCALE))
+
+
+def together(reports: Iterable[Report]) -> Report | None:
+    """Reports as one, None where there is none."""
+    found = list(reports)
+    numbers = {name: value for report in found for name, value in report.numbers.items()}
+    return Report(tuple(panel for report in found for panel in report.panels), numbers) if found else None
 
 
 def lenses() -> list[type[Method]]:

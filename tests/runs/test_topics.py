@@ -4,7 +4,7 @@ import torch
 
 from tests.tiny import tiny_sd
 from workbench.core.catalog import find, method
-from workbench.runs.topics import BY_SCALE, filled, leading, methods, models_of, role, still
+from workbench.runs.topics import BY_SCALE, filled, leading, methods, models_of, role, scales_of, still
 
 
 def test_methods_are_told_by_topic_kind_family_and_role() -> None:
@@ -36,6 +36,8 @@ def test_the_leading_method_is_quick_and_broad() -> None:
 def test_models_are_told_by_family(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert "emoji-unet" in models_of("unet", tmp_path)
     assert "emoji-unet" not in models_of(BY_SCALE, tmp_path)
+    assert scales_of("emoji-var") == 6
+    assert scales_of("emoji-unet") == scales_of("no such model") == scales_of("owner/name") == 0
 
 
 def test_a_state_is_shown_or_nothing() -> None:

@@ -17,7 +17,7 @@ from workbench.core.errors import AskError
 from workbench.core.method import Method
 
 RoleName = Literal["target", "anchor", "preserve", "adapter", "trigger", "strength", "picture", "mask", "schedule",
-                   "word", "pixel", "region", "model", "concepts"]  # fmt: skip
+                   "word", "pixel", "region", "model", "concepts", "split"]  # fmt: skip
 ControlKind = Literal["number", "integer", "switch", "choice", "text", "list", "pair", "method", "json"]
 
 

@@ -82,6 +82,7 @@ def part_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # libraries raise what they like over a bad configuration
         why = " ".join((str(error).strip() or type(error).__name__).split())
+        why = why.partition(" If you want")[0].rstrip(".")  # a library's advice to load it nonetheless
         raise CheckpointMismatch(
             f"{folder} cannot be read: {why[:300]}. Its configuration and weights do not belong together, or a file is "
             "damaged; download the model again."

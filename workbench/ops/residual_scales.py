@@ -43,14 +43,17 @@ def read_grid(text: str) -> Grid:
     rows, _, columns = text.strip().partition("x")
     numbers = (rows, columns or rows)
     if not all(number.isdecimal() and len(number) <= MOST_DIGITS and int(number) > 0 for number in numbers):
-        raise AskError(f"A scale is {text[:40]!r}; it must be a side such as 4, or rows and columns such as 3x5.")
+        raise AskError(
+            f"A scale is {text[:40]!r}; it must be a side such as 4, or rows and columns such as 3x5. Give "
+            "several as a list: [1, 2, 4, 8]."
+        )
     return int(numbers[0]), int(numbers[1])
 
 
 def check_schedule(grids: Sequence[Grid], latent: Grid) -> tuple[Grid, ...]:
     """The schedule, if it rises and ends at the latent's size. Raises `AskError` otherwise."""
     if not grids:
-        raise AskError("The schedule is empty. Give its scales from coarse to fine, as 1 2 4 8.")
+        raise AskError("The schedule is empty. Give its scales from coarse to fine, as [1, 2, 4, 8].")
     for (h, w), (later_h, later_w) in pairwise(grids):
         if later_h < h or later_w < w or (later_h, later_w) == (h, w):
             raise AskError(f"The schedule goes from {h}x{w} to {later_h}x{later_w}; every scale must be finer.")

@@ -66,6 +66,18 @@ def models_of(family: str, models: Path | str | None = None) -> list[str]:
     return list(dict.fromkeys(entry.name for entry in listed if entry.family == family and not entry.problem))
 
 
+def scales_of(model: str, models: Path | str | None = None) -> int:
+    """How many scales a model decodes, as its files say; 0 where they are not here or do not say."""
+    try:
+        found = files.find(model, models)
+        path = None if found is None else found.path / "transformer" / "config.json"
+        config: Any = files.read_json(path) if path is not None and path.is_file() else {}
+    except WorkbenchError:
+        return 0
+    sides = config.get("patch_nums") if isinstance(config, dict) else None
+    return len(sides) if isinstance(sides, list) else 0
+
+
 def still(bundle: Bundle, state: Float[Tensor, "B C h w"]) -> UInt8[np.ndarray, "H W 3"] | None:
     """What a state's first row shows so far; None where it cannot be decoded yet."""
     try:

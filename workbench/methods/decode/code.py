@@ -38,7 +38,9 @@ class Code(Sampler):
     card: ClassVar[Card] = Card("code", "Collaborative decoding", "arXiv 2411.17787", ("var",), "seconds")
     quick: ClassVar[Mapping[str, Any]] = {"split": 3, "guidance": 1.5, "top_p": 0.9}
 
-    split: int = Field(4, ge=1, description="How many scales the drafter does; the refiner does the rest.")
+    split: Annotated[int, Role("split")] = Field(
+        4, ge=1, description="How many scales the drafter does; the refiner does the rest."
+    )
     refiner: Annotated[str, Role("model")] = Field(
         "", description="The model that takes over; empty is the one shipped with the drafter."
     )

@@ -39,7 +39,7 @@ class FlexVar(Sampler):
     card: ClassVar[Card] = Card("flexvar", "Flexible scales", "arXiv 2502.20313", ("var",), "seconds")
     quick: ClassVar[Mapping[str, Any]] = {"guidance": 1.5, "top_p": 0.9}
 
-    schedule: Annotated[tuple[str, ...], Role("schedule")] = Field(
+    schedule: Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], Role("schedule")] = Field(
         (), description="Scales from coarse to fine, each a side such as 4 or rows x columns such as 4x6; none is the "
         "model's own."
     )  # fmt: skip
