@@ -73,5 +73,5 @@ def trouble(line: str) -> str:
 
 def _cell(value: str | int | float) -> str:
     if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4g}"
+        return "–" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
     return str(value)

@@ -99,7 +99,12 @@ def settings(found: Any) -> str:
     """A method with its settings in one line."""
     if not isinstance(found, Mapping):
         return ""
-    rest = ", ".join(f"{key} {value}" for key, value in found.items() if key != "method" and value not in (None, ""))  # pyright: ignore[reportUnknownVariableType]
+    plain = {str(key).replace("_", " "): value for key, value in found.items() if key != "method"}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    rest = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in plain.items()
+        if value not in (None, "")
+    )
     return f"{found.get('method', '')}" + (f": {rest}" if rest else "")
 
 

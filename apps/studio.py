@@ -100,8 +100,8 @@ def _header() -> None:
 
 
 def _topics() -> list[Any]:
-    names = sorted(info.name for info in pkgutil.iter_modules(topics.__path__))
-    return [importlib.import_module(f"{topics.__name__}.{name}") for name in names]
+    found = [info.name for info in pkgutil.iter_modules(topics.__path__)]
+    return sorted((importlib.import_module(f"{topics.__name__}.{name}") for name in found), key=lambda m: m.TITLE)
 
 
 def _send(detail: Any, tabs: gr.Tabs, generate: Generate, compare: Compare, inspect: Inspect) -> None:

@@ -70,6 +70,15 @@ CSS = """
 .quiet,.quiet p{color:var(--body-text-color-subdued);font-size:.875rem}
 .mono textarea{font-family:var(--font-mono);font-size:.85rem}
 footer{opacity:.7}
+.head.head:has(>.tab-like-container):has(.has-info){position:relative;display:block}
+.head:has(.has-info)>.tab-like-container{position:absolute;top:0;right:0}
+.head.head>label>.has-info{display:block;padding-right:112px;min-height:28px;margin:0}
+input[type=range]::-webkit-slider-thumb{border:1px solid var(--slider-color)!important}
+input[type=range]::-moz-range-thumb{border:1px solid var(--slider-color)!important}
+.dark input[type=range]{--neutral-200:var(--neutral-700)}
+.block[style*="border-style: dashed"]{border-width:1px!important;border-color:var(--border-color-primary)!important}
+[data-testid=upload-text] .or{display:block;height:0;overflow:hidden}
+.block.hide-container:has(>.html-container>.prose:empty){display:none}
 span[data-testid="block-info"]{font-weight:500}
 .info,.block-info + div{font-size:.8rem}
 
@@ -89,8 +98,8 @@ span[data-testid="block-info"]{font-weight:500}
 .wb-run .wb-line{display:flex;justify-content:space-between;gap:12px;font-size:.875rem;
  font-variant-numeric:tabular-nums;color:var(--body-text-color-subdued)}
 .wb-run .wb-line b{color:var(--body-text-color);font-weight:500}
-.wb-previews{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:8px;max-width:760px}
-.wb-previews img{width:100%;max-width:384px;border-radius:8px;margin:0;aspect-ratio:1;object-fit:contain;
+.wb-previews{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:8px;padding:8px}
+.wb-previews img{width:100%;border-radius:8px;margin:0;aspect-ratio:1;object-fit:contain;
  background:#8881}
 .wb-done{font-size:.875rem;color:var(--body-text-color-subdued);display:flex;gap:12px;flex-wrap:wrap}
 
@@ -132,10 +141,10 @@ span[data-testid="block-info"]{font-weight:500}
 #pictures .grid-container,#history .grid-container,#grid-cells .grid-container{grid-auto-rows:auto}
 .dark{color-scheme:dark}
 #pictures .preview,#grid-cells .preview{background:var(--block-background-fill)}
-#compare-slider label,#compare-left label,#compare-right label{z-index:5}
+#compare-left label,#compare-right label{z-index:5}
 .wb-report-title h3{margin:8px 0 0;font-size:1rem}
 .wb-done code{font-size:.8rem;overflow-wrap:anywhere}
-.gradio-container th{word-break:normal!important;overflow-wrap:normal!important}
+.gradio-container th,.gradio-container th *{word-break:normal!important;overflow-wrap:normal!important}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{overflow:visible}
 .prose h1{font-size:1.15rem}.prose h2{font-size:1rem}.prose h3{font-size:.95rem}
 #compare-left img,#compare-right img,#history-picture img{width:100%;height:100%;object-fit:contain}
@@ -160,9 +169,10 @@ span[data-testid="block-info"]{font-weight:500}
 SCRIPT = """
 <script>
 (() => {
-  const press = id => { const b = document.querySelector('#' + id);
-    const at = b && (b.tagName === 'BUTTON' ? b : b.querySelector('button'));
-    if (at && at.offsetParent && !at.disabled) { at.click(); return true; } return false; };
+  const seen = (tag, name) => [...document.querySelectorAll(`${tag}#${name}, ${tag}[id$="-${name}"]`)]
+    .find(e => e.offsetParent);
+  const press = name => { const at = seen('button', name);
+    if (!at || at.disabled) return false; at.click(); return true; };
   const theme = localStorage.getItem('workbench.theme');
   const asked = new URLSearchParams(location.search).get('__theme');
   const dress = name => document.body && document.body.classList.toggle('dark', name === 'dark');
@@ -171,17 +181,22 @@ SCRIPT = """
   document.documentElement.lang = document.documentElement.lang || 'en';
   document.addEventListener('keydown', event => {
     if ((event.ctrlKey || event.metaKey) && event.key === 'Enter') {
-      if (['go', 'compare-go', 'grid-go', 'inspect-go'].some(press)) event.preventDefault();
+      if (press('go')) event.preventDefault();
     } else if (event.key === 'Escape') {
-      ['cancel', 'compare-cancel', 'grid-cancel', 'inspect-cancel'].some(press);
+      press('cancel');
     } else if (event.key === 'ArrowLeft' || event.key === 'ArrowRight') {
       const own = event.target.closest && event.target.closest(
         'input,textarea,select,[contenteditable=true],[role=tab],[role=slider],[role=radiogroup],#canvas,.cm-editor');
       if (own || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
       const way = event.key === 'ArrowLeft' ? 'previous' : 'next';
-      if (['history', 'result'].some(tag => press(tag + '-' + way))) event.preventDefault();
+      if (press(way)) event.preventDefault();
     }
   }, true);
+  document.addEventListener('click', event => {  // on a phone what a button starts is seen elsewhere on the page
+    const big = innerWidth <= 760 && event.target.closest && event.target.closest('button.lg');
+    const stage = big && seen('div', 'stage');
+    if (stage) setTimeout(() => stage.scrollIntoView({block: 'center'}), 150);
+  });
 })();
 </script>
 """

@@ -34,7 +34,8 @@ _STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:c
 .wb-before table,.wb-before tr{border:0!important}
 .wb-before th,.wb-before td{border:0!important;padding:3px 5px!important}
 .wb-before th{font-weight:500;font-size:.8rem;text-align:left;vertical-align:middle}
-.wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}</style>"""
+.wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}
+.wb-before i{display:block;width:128px;max-width:100%;aspect-ratio:1;border-radius:6px;background:#8881}</style>"""
 
 Made = tuple[Report | None, Path | None]
 Rows = Sequence[tuple[str, Sequence[Plan]]]
@@ -293,7 +294,7 @@ def table(rows: Sequence[str], columns: Sequence[str], images: Sequence[str]) ->
     for at, name in enumerate(rows):
         cells = [*images[at * width : (at + 1) * width], *[""] * width][:width]
         shown = (
-            f'<td><img src="{uri}" alt="{html.escape(f"{name}: {text}")}"></td>' if uri else "<td></td>"
+            f'<td><img src="{uri}" alt="{html.escape(f"{name}: {text}")}"></td>' if uri else "<td><i></i></td>"
             for uri, text in zip(cells, columns, strict=True)
         )
         body += f"<tr><th>{html.escape(name)}</th>{''.join(shown)}</tr>"

@@ -41,6 +41,7 @@ class Compare:
             with gr.Column(scale=3, min_width=320, visible=False) as self.seen:
                 self.slider = gr.ImageSlider(
                     label="A | B",
+                    show_label=False,
                     interactive=False,
                     type="filepath",
                     format="png",

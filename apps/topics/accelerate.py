@@ -41,7 +41,8 @@ class Accelerate(Work):
                 gr.Markdown("Model, size and the plain sampler are the Generate page's.", elem_classes=["quiet"])
                 self.prompt = gr.Textbox(label="Prompt", placeholder="empty: the Generate page's prompt",
                                          elem_id=f"{PAGE}-prompt")  # fmt: skip
-                found = [*methods(TOPICS, "edit"), *methods(TOPICS, "sampler")]
+                edits = sorted(methods(TOPICS, "edit"), key=lambda cls: TOPICS.index(cls.topic()))
+                found = [*edits, *methods(TOPICS, "sampler")]
                 self.ways = Choice(found, "Ways", PAGE, info="Each is timed alone, in turns with the plain model")
                 with gr.Row():
                     self.seeds = gr.Slider(1, MOST_SEEDS, 3, step=1, label="Seeds", elem_id=f"{PAGE}-seeds",

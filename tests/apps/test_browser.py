@@ -4,7 +4,6 @@ Skipped with a reason where there is no Chromium (`apt-get install chromium`) or
 """
 
 import re
-import time
 import zipfile
 from pathlib import Path
 
@@ -30,15 +29,17 @@ def test_a_prompt_becomes_a_picture_whose_settings_come_back(opened: Open) -> No
     playwright.expect(page.locator("#sampler-diffuse-steps input")).to_have_value("4", timeout=PATIENCE)
 
 
-def test_cancel_stops_within_a_step(opened: Open) -> None:
+def test_cancel_stops_long_before_the_last_step(opened: Open, served: Served) -> None:
     page = opened()
     set_up(page, steps=1000)
     page.locator("#go").click()
     page.get_by_text(re.compile(r"Step \d+ of 1000")).wait_for()
-    asked = time.monotonic()
     page.locator("#cancel").click()
     page.get_by_text("Stopped", exact=True).wait_for()
-    assert time.monotonic() - asked < 20  # well under what 1000 steps take; the page's own answer is the rest
+    job = list(served.demo.desk.jobs.jobs.values())[-1]
+    assert job.wait(60) == "stopped"
+    assert job.progress is not None
+    assert job.progress.done < 1000
     playwright.expect(page.locator("#go")).to_be_enabled(timeout=PATIENCE)
 
 
