@@ -4,9 +4,11 @@ Knows the topic, the kinds and the roles of settings, never a method's name.
 """
 
 import html
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ import gradio as gr
 
 from apps.desk import Desk
 from apps.pages.generate import Generate
-from apps.panels import empty
+from apps.panels import empty, trouble
 from apps.rendering import redrawn
-from apps.work import QUIET, Choice, Made, Work, a_lens, built, chosen, count, only_edits
-from workbench.core.errors import AskError
+from apps.work import QUIET, Choice, Made, Work, a_lens, built, chosen, count, only_edits, table
+from workbench.core.errors import AskError, WorkbenchError
 from workbench.core.method import Edit, Method
 from workbench.core.plan import Plan
 from workbench.core.tape import Tap
-from workbench.runs.composing import adapters, kept_as, learned, merged
+from workbench.runs.composing import About, Watched, about, adapters, kept_as, learned, merged
 from workbench.runs.topics import methods, role
+from workbench.view.figures import data_uri
 
 TITLE = "Compose"
 PAGE = "compose"
@@ -31,12 +34,14 @@ LENSES = ("inspect", "measure", TOPIC)
 NEITHER = "without"
 MOST_ADAPTERS, MOST_SEEDS = 16, 4
 #: What the page's table says, so that no mode's form asks again.
-FROM_TABLE = ("adapter", "trigger", "region", "weights")
+FROM_TABLE = ("adapter", "trigger", "region", "weights", "blocks", "schedules")
+#: Settings of a mode that can tell blocks and steps of single adapters apart.
+FINER = ("blocks", "schedules")
 _START = (
     "Several adapters, one picture",
     "Add adapters, choose some modes, and press Draw: the same seeds everywhere.",
 )
-Entry = dict[str, Any]  # id, source, name, weight, trigger, region
+Entry = dict[str, Any]  # id, source, name, weight, trigger, region, blocks, schedule, about
 
 
 def page(desk: Desk, demo: gr.Blocks, generate: Generate) -> None:
@@ -94,17 +99,29 @@ class Compose(Work):
         with gr.Row(elem_classes=["wb-item-head"]):
             gr.HTML(f"<b>{html.escape(entry['name'])}</b>")
             remove = gr.Button("Remove", size="sm", scale=0, min_width=0, elem_classes=["wb-tool"])
+        told = About(**entry["about"])
+        if entry["problem"] or told.line:
+            gr.HTML(trouble(entry["problem"]) if entry["problem"] else f"<p class='quiet'>{html.escape(told.line)}</p>")
         with gr.Row():
             weight = gr.Slider(-2, 2, entry["weight"], step=0.05, label="Weight", min_width=140, key=f"w-{which}")
-            trigger = gr.Textbox(entry["trigger"], label="Trigger", placeholder="the file's own", min_width=110,
-                                 key=f"t-{which}")  # fmt: skip
+            trigger = gr.Textbox(entry["trigger"], label="Trigger", placeholder=told.trigger or "the file's own",
+                                 min_width=110, key=f"t-{which}", info="The word that calls it")  # fmt: skip
             region = gr.Textbox(entry["region"], label="Region", placeholder="auto", min_width=130, key=f"r-{which}",
                                 info="left, top, right, bottom, 0 to 1")  # fmt: skip
 
-        def keep(entries: list[Entry], value: Any, name: str) -> list[Entry]:
-            return [{**e, name: value} if e["id"] == which else e for e in entries]
+        with gr.Accordion("By block and by step", open=False):
+            factors, places = entry["blocks"], dict[str, gr.Slider]()
+            for place in told.places:
+                key = f"b-{which}-{place}"
+                places[place] = gr.Slider(-2, 2, factors.get(place, 1.0), step=0.05, label=place, key=key)
+            schedule = gr.Textbox(entry["schedule"], label="Schedule", placeholder="1", key=f"s-{which}",
+                                  info="Factors from the first step to the last, such as 0, 1, 1")  # fmt: skip
 
-        for made, name in ((weight, "weight"), (trigger, "trigger"), (region, "region")):
+        def keep(entries: list[Entry], value: Any, name: str) -> list[Entry]:
+            return [changed(e, name, value) if e["id"] == which else e for e in entries]
+
+        fields = ((weight, "weight"), (trigger, "trigger"), (region, "region"), (schedule, "schedule"))
+        for made, name in (*fields, *((slider, place) for place, slider in places.items())):
             made.input(lambda entries, value, name=name: keep(entries, value, name), [self.entries, made],
                        [self.entries], queue=False, trigger_mode="always_last", **QUIET)  # fmt: skip
         remove.click(lambda entries: ([e for e in entries if e["id"] != which], time.time()), [self.entries],
@@ -144,8 +161,8 @@ class Compose(Work):
         self.on(self.seek, self.inspect, [*self.lens.inputs, *asked])
         self.on(self.save, self.merge, [self.merged, *asked])
         fitted = self.on(self.learn, self.fit, [self.pictures, self.captions, *self.fitter.inputs, *asked])
-        fitted.then(self.newest, [self.entries], own, concurrency_limit=None, **QUIET)
-        self.stops()
+        for done in (fitted, self.stops()):  # also when the page was loaded again while it learned
+            done.then(self.newest, [self.entries, self.prompt], [*own, self.prompt], concurrency_limit=None, **QUIET)
 
     # -- the table ---------------------------------------------------------------------------------------------------
 
@@ -160,10 +177,12 @@ class Compose(Work):
             entries = added(entries, str(kept_as(path, folder, path.stem)), path.stem)
         return entries, time.time(), None
 
-    def newest(self, entries: list[Entry], request: gr.Request) -> tuple[Any, Any]:
-        """The table with what was fitted last, where it is not there yet."""
+    def newest(self, entries: list[Entry], prompt: str, request: gr.Request) -> tuple[Any, Any, Any]:
+        """The table with what was fitted last, where it is not there yet, and a prompt that calls it."""
         made = self.fitted.pop(self.desk.owner(request), None)
-        return (entries, gr.skip()) if made is None else (added(entries, *made), time.time())
+        if made is None:
+            return entries, gr.skip(), gr.skip()
+        return added(entries, *made), time.time(), prompt if (prompt or "").strip() else f"a {made[2]}"
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
@@ -221,16 +240,22 @@ class Compose(Work):
             raise AskError("No way of fitting is installed.")
         owner = self.desk.owner(request)
         folder = self.desk.fresh(owner)
-        word = next((str(value) for name, value in edit.to_json().items() if name == "trigger"), "")
+        word, noun = (_said(edit, name) for name in ("trigger", "word"))
+        called = f"{word} {noun}".strip()
+        line = lines[0].replace("{}", called) if lines and "{}" in lines[0] else f"a {called}"
+        seen: list[Watched] = []
 
         def work(tap: Tap) -> Made:
             folder.mkdir(parents=True)
-            made = learned(self.desk.run_plan(asked.plan), edit, folder, tap)
+            bundle = self.desk.run_plan(asked.plan)
+            seen.append(Watched(bundle, line, tap))
+            made = learned(bundle, edit, folder, seen[0])
             kept = kept_as(made, self.desk.folder(owner) / "adapters", word or "fitted")
             self.fitted[owner] = (str(kept), kept.stem, word)
             return None, kept
 
-        yield from self.do(request, "fit", f"“{word}” is learned and stands in the table", work, None)
+        done = f"“{word}” is learned and stands in the table"
+        yield from self.do(request, "fit", done, work, lambda: lesson(seen[0]) if seen else "")
 
 
 class Request:
@@ -252,28 +277,97 @@ class Request:
         boxes = [box(str(entry["region"] or ""), str(entry["name"])) for entry in self.entries]
         if any(boxes) and not all(boxes):
             raise AskError("Some adapters have a region and some have not. Give each one, or leave all on auto.")
+        factors = [f"{at}/{place}={factor:g}" for at, entry in enumerate(self.entries, 1)
+                   for place, factor in entry["blocks"].items() if factor != 1]  # fmt: skip
+        courses = [course(str(entry["schedule"] or ""), str(entry["name"])) for entry in self.entries]
         return {"adapter": self.sources, "weights": [float(entry["weight"]) for entry in self.entries],
-                "trigger": triggers if any(triggers) else [], "region": boxes if any(boxes) else []}  # fmt: skip
+                "trigger": triggers if any(triggers) else [], "region": boxes if any(boxes) else [],
+                "blocks": factors, "schedules": courses if any(courses) else []}  # fmt: skip
 
     def modes(self) -> tuple[Edit, ...]:
         """The chosen modes. Raises `AskError` where there is none."""
         if not chosen(self.names):
             raise AskError("No mode is chosen. Choose one or several under Modes.")
-        return only_edits(built(self.names, self.raws, self.roles()))
+        return self._edits(self.names)
 
     def mode(self, name: str) -> Edit:
         """A mode by its name."""
         if not name:
             raise AskError("No mode is chosen to merge by.")
-        return only_edits(built(name, self.raws, self.roles()))[0]
+        return self._edits(name)[0]
+
+    def _edits(self, names: Any) -> tuple[Edit, ...]:
+        roles = self.roles()
+        made = only_edits(built(names, self.raws, roles))
+        for setting in FINER:
+            blind = [edit.card.name for edit in made if roles[setting] and setting not in type(edit).model_fields]
+            if blind:
+                able = [cls.card.name for cls in methods((TOPIC,), "edit") if setting in cls.model_fields]
+                raise AskError(
+                    f"{', '.join(blind)} cannot weigh single blocks or steps; {', '.join(able)} can. Choose that, or "
+                    "put what stands under By block and by step back to 1."
+                )
+        return made
 
 
 def added(entries: Sequence[Entry], source: str, name: str, trigger: str = "") -> list[Entry]:
     """The table with one more adapter at its end; at most `MOST_ADAPTERS`."""
     if not source or len(entries) >= MOST_ADAPTERS:
         return list(entries)
-    made = {"id": secrets.token_hex(4), "source": source, "name": name, "weight": 1.0, "trigger": trigger, "region": ""}
-    return [*entries, made]
+    told, problem = About(""), ""
+    try:
+        told = about(source)
+    except WorkbenchError as error:
+        problem = str(error)
+    return [*entries, {
+        "id": secrets.token_hex(4), "source": source, "name": name, "weight": 1.0, "trigger": trigger, "region": "",
+        "blocks": {}, "schedule": "", "about": asdict(told), "problem": problem}]  # fmt: skip
+
+
+def changed(entry: Entry, name: str, value: Any) -> Entry:
+    """An entry with one of its values, or the factor of one of its blocks, changed."""
+    return {**entry, name: value} if name in entry else {**entry, "blocks": {**entry["blocks"], name: float(value)}}
+
+
+def course(text: str, name: str) -> list[float]:
+    """Factors over the steps from `0, 1, 1`; nothing where none are given. Raises `AskError`."""
+    try:
+        found = [float(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError:
+        found = [math.nan]
+    if not all(math.isfinite(value) and abs(value) <= 4 for value in found):
+        raise AskError(f"The schedule of {name} is {text[:40]!r}; write factors from -4 to 4, such as 0, 1, 1.")
+    return found
+
+
+def lesson(seen: Watched) -> str:
+    """A fit so far: the line of its losses, and what it draws."""
+    losses = seen.curve()
+    if not losses:
+        return ""
+    low, high = min(losses), max(losses)
+    points = " ".join(
+        f"{100 * at / max(len(losses) - 1, 1):.1f},{36 - 32 * (value - low) / max(high - low, 1e-12):.1f}"
+        for at, value in enumerate(losses)
+    )
+    said = f"Loss {losses[-1]:.4f} after {len(seen.losses)} steps, {losses[0]:.4f} at first"
+    line = (
+        f"<figure style='margin:0 0 8px'><svg viewBox='0 0 100 40' preserveAspectRatio='none' role='img' "
+        f"aria-label='{said}' style='width:100%;height:96px'><polyline points='{points}' fill='none' "
+        "stroke='var(--slider-color)' stroke-width='1.5' vector-effect='non-scaling-stroke'/></svg>"
+        f"<figcaption class='quiet'>{said}</figcaption></figure>"
+    )
+    shown = list(seen.pictures)
+    if not shown:
+        return line
+    heads = [f"after {at}" for at, _ in shown]
+    return line + table([f"“{seen.prompt}”"], heads, [data_uri(picture, 1) for _, picture in shown])
+
+
+def _said(edit: Edit, wanted: str) -> str:
+    """What a fit's setting with a role says, "" where it has none."""
+    control = role(type(edit), wanted)
+    return "" if control is None else str(getattr(edit, control.name))
 
 
 def box(text: str, name: str) -> list[float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apps.topics.compose import Compose, Request, added, box
+from apps.topics.compose import Compose, Request, added, box, changed, course
 from tests.apps.conftest import Served
 from tests.apps.pages import RECIPE, last, page_of, request
 from tests.folders import tiny_plan
@@ -36,6 +36,26 @@ def test_the_table_goes_into_every_mode_by_role() -> None:
 def test_a_mode_for_one_adapter_says_so_when_two_are_worn() -> None:
     with pytest.raises(AskError, match="at most 1 item"):
         Request(tiny_plan("a sks"), TWO, ["res-adapter"], {}).modes()
+
+
+def test_blocks_and_steps_of_single_adapters_go_to_modes_that_know_them() -> None:
+    first = changed(changed(TWO[0], "unet:mid_block", 0.5), "schedule", "0, 1; 1")
+    second = changed(TWO[1], "unet:up_blocks.1", 1)
+    (made,) = Request(tiny_plan("a sks"), [first, second], ["lora"], {}).modes()
+    assert made.to_json()["blocks"] == ["1/unet:mid_block=0.5"]
+    assert made.to_json()["schedules"] == [[0.0, 1.0, 1.0], []]
+    with pytest.raises(AskError, match="merge cannot weigh single blocks or steps; lora can"):
+        Request(tiny_plan("a sks"), [first, second], ["lora", "merge"], {}).modes()
+    for text in ("0, x", "nan", "1, 99"):
+        with pytest.raises(AskError, match="The schedule of one"):
+            course(text, "one")
+
+
+def test_an_entry_says_what_its_file_says() -> None:
+    (entry,) = added([], "pick", "pick")
+    assert entry["about"]["trigger"] == "zwx"
+    assert "unet:mid_block" in entry["about"]["places"]
+    assert "There is no adapter" in added([], "nobody", "nobody")[0]["problem"]
 
 
 def test_regions_are_boxes_inside_the_picture() -> None:
@@ -74,14 +94,18 @@ def test_merged_adapters_are_saved_and_dropped_again(page: Compose) -> None:
 
 def test_a_fitted_adapter_stands_in_the_table(page: Compose, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "#c03020").save(tmp_path / "one.png")
-    quick = {"fit-lora": {"iterations": 2, "rank": 2, "batch": 1, "trigger": "zzz"}}
+    quick = {"fit-lora": {"iterations": 4, "rank": 2, "batch": 1, "trigger": "zzz"}}
     rows = list(page.fit(WHO, [str(tmp_path / "one.png")], "a {}", "fit-lora", quick, TWO, "", [], {}, *RECIPE))
     assert any("Step" in str(row[0]) for row in rows) or "learned" in rows[-1][0]
     assert "did not work" not in rows[-1][0]
-    entries, _ = page.newest(TWO, WHO)
+    assert "after 4 steps" in rows[-1][1]
+    assert "<polyline" in rows[-1][1]
+    assert "“a zzz”: after 4" in rows[-1][1]  # a picture of what is learned
+    entries, _, prompt = page.newest(TWO, "", WHO)
+    assert prompt == "a zzz"
     assert (entries[-1]["trigger"], len(entries)) == ("zzz", 3)
     assert Path(entries[-1]["source"]).is_file()
-    assert page.newest(entries, WHO)[0] == entries  # once
+    assert page.newest(entries, "", WHO)[0] == entries  # once
 
 
 def test_what_is_missing_is_a_line(page: Compose) -> None:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from tests.loras import FORMATS, diffusers, kohya_lora, real_size, saved
 from tests.tiny import SIDE, tiny_sd, tiny_sdxl
+from workbench.blocks.adapter_files import write
 from workbench.blocks.adapters import Adapter, attach, look_at, random_adapter, read_adapter, wear
 from workbench.blocks.denoise import condition
 from workbench.blocks.gates import scalar
@@ -121,6 +122,22 @@ def test_an_adapter_of_another_architecture_is_refused_with_its_report(tmp_path:
         read_adapter(tiny_sd(), file)
     assert refused.value.report.count("wrong shape") > 0  # type: ignore[attr-defined]
     assert look_at(tiny_sd(), file).report.refusal == str(refused.value)
+
+
+def test_factors_of_two_ranks_are_refused_with_both(tmp_path: Path) -> None:
+    key = tiny_sd().sites("cross-attention")[0].value.key
+    stem = f"base_model.model.{key.partition(':')[2].removesuffix('.weight')}"
+    up, down = random_adapter(tiny_sd(), "random:1").low_rank.factors[key]
+    file = saved({f"{stem}.lora_A.weight": down[:2].clone(), f"{stem}.lora_B.weight": up}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"up has rank 4 and down 2.*or is damaged") as refused:
+        read_adapter(tiny_sd(), file)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_adapter_of_other_weights_is_worn_with_a_note(tmp_path: Path) -> None:
+    write(random_adapter(tiny_sd(), "random:1").low_rank, tmp_path, base="0123456789abcdef")
+    (note,) = read_adapter(tiny_sd(), tmp_path).report.notes
+    assert note == "It was trained on other weights (01234567) than tiny-sd has (tiny-sd-)."
 
 
 def test_names_that_fit_nowhere_are_no_silent_success(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def test_progress_counts_walks_and_iterations_to_the_announced_total() -> None:
     distill(tiny_sd(), RECIPE, steps.append)
     assert [step.index for step in steps] == list(range(2 + 4))
     assert {step.total for step in steps} == {6}
+    assert [set(step.numbers) for step in steps] == [set()] * 2 + [{"loss"}] * 4
+    assert all(step.numbers["loss"] > 0 for step in steps[2:])
 
 
 def test_terms_may_be_combined_gradient_by_gradient() -> None:

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.tiny import SIDE, tiny_sd
+from tests.tiny import SIDE, tiny_pixart, tiny_sd
 from workbench.blocks.adapters import attach, random_adapter
 from workbench.blocks.denoise import condition
-from workbench.blocks.gates import Now, both, covers, places, points, region, rows, scalar, side, steps
+from workbench.blocks.gates import Ground, Now, both, covers, places, points, region, rows, scalar, side, steps
 from workbench.core.ask import Ask
 from workbench.core.bundle import Condition
 from workbench.core.errors import AskError
@@ -148,6 +148,28 @@ def test_the_grid_is_the_latent_halved_until_it_fits() -> None:
 def test_a_row_gate_needs_one_number_a_row() -> None:
     with pytest.raises(AskError, match="2 rows"):
         rows(lambda told: torch.ones(3))(now(cond=cond(2)))
+
+
+def test_a_transformers_reading_of_its_captions_is_text_to_a_region() -> None:
+    """A mask over places has nothing to say where a module answers on the words of the prompt."""
+    bundle, seen = tiny_pixart(), dict[str, Ground]()
+    linears = {key: m for key, m in bundle.parts["transformer"].named_modules() if isinstance(m, torch.nn.Linear)}
+    low = LowRank({f"transformer:{name}.weight": (torch.ones(len(m.weight), 1), torch.zeros(1, m.weight.shape[1]))
+                   for name, m in linears.items()})  # fmt: skip
+
+    def gate(now: Now) -> Tensor | float:
+        seen[now.key.removeprefix("transformer:").removesuffix(".weight")] = now.ground
+        return region(torch.ones(SIDE, SIDE))(now)
+
+    told = condition(bundle, Ask(prompts=["a cat"]), False, (2 * SIDE, 2 * SIDE))
+    with torch.no_grad(), Patch(bundle) as patch:
+        attach(patch, bundle, low, gate)
+        bundle.predict(torch.zeros(1, 4, SIDE, SIDE), torch.tensor([500]), told)
+    assert seen["caption_projection.linear_1"] == seen["caption_projection.linear_2"] == "text"
+    assert seen["transformer_blocks.0.attn2.to_v"] == "text"
+    assert seen["transformer_blocks.0.attn2.to_q"] == seen["transformer_blocks.0.ff.net.2"] == "picture"
+    assert seen["proj_out"] == "picture"
+    assert seen["adaln_single.linear"] == "none"
 
 
 def test_text_and_time_are_outside_a_region() -> None:

@@ -138,6 +138,8 @@ def test_progress_counts_to_its_total_and_may_stop_the_work() -> None:
     for _ in range(4):
         tick(5.0)
     assert [(step.index, step.total) for step in seen] == [(0, 3), (1, 3), (2, 3), (2, 3)]
+    tick(5.0, {"loss": 2.5})
+    assert [dict(step.numbers) for step in seen[-2:]] == [{}, {"loss": 2.5}]
 
     def stop(step: Step) -> None:
         raise Stopped

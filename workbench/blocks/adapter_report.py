@@ -72,7 +72,8 @@ class LoadReport:
         first = (wrong or lost)[0]
         return (
             f"{self.adapter} is no adapter for {self.model}: of {len(self.lines)} places {', '.join(parts)} (first: "
-            f"{first.name[:100]}, {first.why}). It belongs to another architecture; load the model it was made for."
+            f"{first.name[:100]}, {first.why}). It belongs to another architecture, or is "
+            "damaged: load the model it was made for, or download it again."
         )
 
     def panels(self) -> tuple[Panel, ...]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from workbench.blocks import adapter_files, adapter_formats
 from workbench.blocks.adapter_index import Index
 from workbench.blocks.adapter_report import AdapterRefused, Line, LoadReport
-from workbench.blocks.gates import Gate, Ground, Now, device_of, scalar
-from workbench.core.bundle import Bundle, told
+from workbench.blocks.gates import Gate, Ground, Now, device_of, halving, scalar
+from workbench.core.bundle import Bundle, Condition, told
 from workbench.core.errors import AskError, CheckpointMismatch, PatchError
 from workbench.core.patch import Patch
 from workbench.ops.low_rank import Factors, LowRank
@@ -265,15 +265,22 @@ class _Watch:
 
         def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             x: Tensor = args[0] if args else kwargs["input"]
-            ground: Ground = "text" if text else "picture" if output.ndim > 2 else "none"
             now = told.get()  # of the network itself: edits around it may have changed the rows
             cond, grid = now or (None, self.grid)
-            value = gate(Now(key, tuple(output.shape), ground, cond, grid))
+            value = gate(Now(key, tuple(output.shape), "text" if text else _ground(output, cond, grid), cond, grid))
             if isinstance(value, float | int) and value == 0:
                 return None
             return output + device_of(value, output) * add(x).to(output.dtype)
 
         return after
+
+
+def _ground(output: Tensor, cond: Condition | None, grid: tuple[int, int]) -> Ground:
+    """What an answer lies on; one a text token, of a number that no halving of the grid has, is a reading of the text
+    (a transformer's projection of its captions)."""
+    if output.ndim == 3 and cond is not None and halving(output.shape[1], grid) is None:
+        return "text" if output.shape[1] == cond.text.states.shape[1] else "picture"
+    return "picture" if output.ndim > 2 else "none"
 
 
 class _Factored:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from workbench.blocks.adapter_words import remind, wear_rows
@@ -32,9 +32,20 @@ FAMILIES: tuple[Family, ...] = ("unet", "dit", "mmdit")
 MOST = 16
 TWO = ("random:1", "random:2")  # for tests that run every method with its quick settings
 
+
+def few(names: tuple[str, ...]) -> tuple[str, ...]:
+    """As many adapters as can be worn at once. Raises `ValueError`."""
+    if len(names) > MOST:
+        raise ValueError(
+            f"names {len(names)} adapters, and at most {MOST} are worn at once. Merge some into one first."
+        )
+    return names
+
+
 Adapters = Annotated[
     Names,
     Role("adapter"),
+    AfterValidator(few),
     Field(min_length=1, max_length=MOST, description="Files, folders or names of shipped adapters, in order."),
 ]
 Weights = Annotated[

@@ -242,9 +242,9 @@ class _Fit:
                 if pool is None or (refresh and index % refresh == 0):
                     pool = recipe.source.fill(self.room, index // refresh if refresh else 0)
                 states = pool.draw(self.room, recipe.times, recipe.batch, self._generator(index))
-                self._learn(states, index)
+                loss = self._learn(states, index)
                 done = index + 1
-                self.room.tick(float(states.t.float().mean()))
+                self.room.tick(float(states.t.float().mean()), {"loss": loss})
             except Stopped:
                 self._keep(done)
                 raise
@@ -257,7 +257,8 @@ class _Fit:
     def _generator(self, index: int) -> torch.Generator:
         return row_generator(self.recipe.seed, "iteration", index)
 
-    def _learn(self, states: States, index: int) -> None:
+    def _learn(self, states: States, index: int) -> float:
+        """One step of the optimiser; the loss before it."""
         recipe, trainee = self.recipe, self.trainee
         batch = Batch(self.room, states)
         if recipe.companion is not None:
@@ -277,6 +278,7 @@ class _Fit:
         trainee.take(gradients)
         self.optimiser.step()
         trainee.settle()
+        return float(total.detach())
 
     def _gradients(self, loss: Tensor, again: bool) -> Gradients:
         if not loss.requires_grad:

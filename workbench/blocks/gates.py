@@ -153,12 +153,24 @@ def side(now: Now) -> tuple[int, int]:
     """
     if len(now.shape) == 4:
         return now.shape[2], now.shape[3]
-    height, width = now.grid
+    found = halving(now.shape[1], now.grid)
+    if found is None:
+        raise AskError(f"{now.key} answers {now.shape[1]} tokens, which is no halving of the grid {now.grid}.")
+    return found
+
+
+def halving(tokens: int, grid: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid halved until it has so many places; None where it never has.
+
+    >>> halving(64, (16, 16)), halving(77, (16, 16))
+    ((8, 8), None)
+    """
+    height, width = grid
     for _ in range(12):
-        if height * width == now.shape[1]:
+        if height * width == tokens:
             return height, width
         height, width = -(-height // 2), -(-width // 2)
-    raise AskError(f"{now.key} answers {now.shape[1]} tokens, which is no halving of the grid {now.grid}.")
+    return None
 
 
 def _rowed(values: Tensor, now: Now) -> Tensor:

@@ -30,6 +30,20 @@ Space = Literal["prediction", "epsilon", "x0"]
 #: How likely each timestep is: from t / T in 0..1 (1 is pure noise) to weights of at least 0.
 Times = Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]
 
+
+@runtime_checkable
+class Tick(Protocol):
+    """Shows one more step of a fit: the noise level it was about, and what else is known of it by number."""
+
+    def __call__(self, level: float, numbers: Mapping[str, float] | None = None) -> None:
+        """Show it. May raise `Stopped`."""
+        ...
+
+
+def unseen(level: float, numbers: Mapping[str, float] | None = None) -> None:
+    """Show nobody."""
+
+
 CHUNK = 8  # walks that go on together
 LARGE = 5_000_000  # parameters from which bfloat16 pays on a CPU that has it
 
@@ -98,7 +112,7 @@ class Room:
 
     def __init__(
         self, bundle: Bundle, lessons: Sequence[Lesson], trainee: Trainee | None = None, *, seed: int = 0,
-        tick: Callable[[float], None] = lambda level: None) -> None:  # fmt: skip
+        tick: Tick = unseen) -> None:  # fmt: skip
         self.bundle, self.lessons, self.trainee, self.seed, self.tick = bundle, tuple(lessons), trainee, seed, tick
         self.kernel, self.dtype = Kernel.of(bundle), precision(bundle)
         height, width = bundle.shapes.image[1:]
@@ -347,13 +361,13 @@ class Source(Protocol):
         ...
 
 
-def progress(tap: Tap, total: int) -> Callable[[float], None]:
+def progress(tap: Tap, total: int) -> Tick:
     """A counter that shows every call to a tap as one step of `total`; the tap may raise `Stopped` to end the work."""
     count = 0
 
-    def tick(level: float) -> None:
+    def tick(level: float, numbers: Mapping[str, float] | None = None) -> None:
         nonlocal count
         count += 1
-        tap(Step(min(count, total) - 1, total, level))
+        tap(Step(min(count, total) - 1, total, level, numbers=numbers or {}))
 
     return tick

@@ -1,6 +1,6 @@
 """What a run shows while it runs, and where recorded values go."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,7 @@ class Step:
     `x` is the state after the step and `x0` the clean latent predicted in it, both [B, C, h, w] in latent units
     (for a decoder by scale: the accumulated latent). `level` is the noise level (a diffusion timestep, 0..999) or
     the scale's side. `index` runs from 0 to `total` - 1. During `predict`, `x0` is None: it is not known yet.
+    `numbers` says what else is known by name: a fit that learns tells its `loss` there.
     """
 
     index: int
@@ -32,6 +33,7 @@ class Step:
     level: float
     x: Float[Tensor, "B C h w"] | None = None
     x0: Float[Tensor, "B C h w"] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict[str, float], compare=False)
 
 
 @dataclass(frozen=True)

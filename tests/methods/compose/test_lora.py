@@ -85,6 +85,22 @@ def test_a_schedule_is_a_line_over_the_run() -> None:
     assert_close(edited(edit, late), slow({"random:1": {"else": 1.0}}), rtol=1e-4, atol=1e-5)
 
 
+def test_places_and_schedules_of_one_adapter_are_its_own() -> None:
+    """The second adapter's place counts before the common one, wherever the common one is narrower or wider."""
+    low = random_adapter(tiny_sd(), "random:1").low_rank
+    first = {"else": 1.0, **{key: 0.5 for key in low if "up_blocks.1" in key}}
+    second = {"else": 1.0, **{key: -1.0 for key in low if "up_blocks.1" in key}}
+    own = Lora(adapters=TWO, blocks=["unet:up_blocks.1=0.5", "2/unet:up_blocks.1=-1"])
+    assert_close(edited(own), slow({"random:1": first, "random:2": second}), rtol=1e-4, atol=1e-5)
+    wider = Lora(adapters=TWO, blocks=["unet:up_blocks.1.attentions=0.5", "2/unet:up_blocks.1=-1"])
+    assert any("up_blocks.1.attentions" in key for key in low)
+    assert_close(edited(wider), slow({"random:1": first, "random:2": second}), rtol=1e-4, atol=1e-5)
+    timed = Lora(adapters=TWO, schedule=(0.0, 1.0), schedules=((), (1.0, 0.0)))
+    early, late = slow({"random:2": {"else": 1.0}}), slow({"random:1": {"else": 1.0}})
+    assert_close(edited(timed, Step(0, 5, 500.0)), early, rtol=1e-4, atol=1e-5)
+    assert_close(edited(timed, Step(4, 5, 500.0)), late, rtol=1e-4, atol=1e-5)
+
+
 def test_weight_zero_changes_nothing_bit_for_bit() -> None:
     assert torch.equal(edited(Lora(adapters=TWO, weights=(0.0, 0.0))), said(tiny_sd()))
 
@@ -116,7 +132,7 @@ def test_pictures_are_drawn_with_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"adapters": ["random:1"] * 40}, "at most 16"),
+        ({"adapters": ["random:1"] * 40}, "names 40 adapters, and at most 16 are worn at once. Merge some"),
         ({"adapters": []}, "at least 1"),
         ({"adapters": TWO, "weights": [float("nan"), 1.0]}, "finite"),
     ],
@@ -133,6 +149,8 @@ def test_bad_settings_are_refused_in_one_line(settings: dict[str, object], line:
         ({"adapters": TWO, "weights": [1.0]}, "2 adapters and 1 weights"),
         ({"adapters": ["random:1"], "blocks": ["unet:up_blocks.9=1"]}, "no place 'unet:up_blocks.9'"),
         ({"adapters": ["random:1"], "blocks": ["up=much"]}, "no factor of a place"),
+        ({"adapters": TWO, "blocks": ["3/unet:up_blocks.1=1"]}, "is about adapter 3; there are 2"),
+        ({"adapters": TWO, "schedules": [[1.0]]}, "2 adapters and 1 schedules"),
     ],
 )
 def test_bad_requests_are_refused_with_the_value(settings: dict[str, object], line: str) -> None:
