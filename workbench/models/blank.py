@@ -8,19 +8,26 @@ from typing import Any
 import torch
 
 from workbench.core.bundle import Bundle
-from workbench.models import kinds, single, unet
+from workbench.models import blank_dit, kinds, single, unet
 from workbench.models.pipeline import assemble, quiet, read_words
 from workbench.models.weights import read_json
 
 
 def blank(
-    kind: single.Kind = "sd1", *, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+    kind: single.Kind | blank_dit.Kind = "sd1",
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> Bundle:
-    """Stable Diffusion 1.x (`sd1`), 2.x (`sd2`) or XL (`sdxl`) from its public configuration with random weights.
+    """A model of a public configuration with random weights: Stable Diffusion 1.x (`sd1`), 2.x (`sd2`) or XL (`sdxl`).
 
-    On the device `meta` it has shapes and no numbers. It draws noise, but its matrices are as many and as large as in
-    the real model.
+    Of `pixart` (XL), `sd3` (medium) and `flux` (FLUX.1-dev) there are network and autoencoder, and prompts are read as
+    noise. On the device `meta` it has shapes and no numbers. It draws noise, but its matrices are as many and as large
+    as in the real model.
     """
+    if kind == "pixart" or kind == "sd3" or kind == "flux":
+        return blank_dit.blank_dit(kind, device=device, dtype=dtype, seed=seed)
     folder = single.configuration(single.Single(kind, 4, "epsilon", base=False))
     index = read_json(folder / "model_index.json")
     where = torch.device(device)

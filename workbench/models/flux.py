@@ -26,7 +26,7 @@ def from_pipeline(pipe: Any, **given: Any) -> Bundle:
     config, scheduler, device = pipe.transformer.config, schedulers.config_of(pipe.scheduler), pipe.transformer.device
     length = reading.t5_length(pipe.tokenizer_2, T5_TOKENS)
     seams = Seams(
-        read=_reader(pipe, length), predict=_predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
+        read=_reader(pipe, length), predict=predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
         decode=vae.decoder(pipe.vae))  # fmt: skip
     side = (pipe.vae.config.get("sample_size") or SIDE * vae.pixels_a_cell(pipe.vae)) // vae.pixels_a_cell(pipe.vae)
     shapes = dit.shapes(pipe, side, PATCH, (length, config.joint_attention_dim))
@@ -90,7 +90,8 @@ def _reader(pipe: Any, length: int) -> Callable[[Sequence[str]], TextStates]:
     return read
 
 
-def _predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+def predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    """The network as a seam; latents are packed for it, and without word of its guidance it is told the usual one."""
     takes = bool(transformer.config.guidance_embeds)
 
     def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:

@@ -24,14 +24,14 @@ def from_pipeline(pipe: Any, **given: Any) -> Bundle:
     config, scheduler, device = pipe.transformer.config, schedulers.config_of(pipe.scheduler), pipe.transformer.device
     length = reading.t5_length(pipe.tokenizer, TOKENS.get(type(pipe).__name__, 120))
     seams = Seams(
-        read=_reader(pipe, length), predict=_predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
+        read=_reader(pipe, length), predict=predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
         decode=vae.decoder(pipe.vae))  # fmt: skip
     return dit.bundle(
         pipe, seams, given, family="dit",
         shapes=dit.shapes(pipe, config.sample_size, config.patch_size, (length, config.caption_channels)),
         all_sites=tuple(sites(pipe.transformer)),
         schedule=lambda kind, steps, size: schedulers.make(kind, scheduler, steps, device),
-        extra=_sizes if pipe.transformer.use_additional_conditions else None,
+        extra=sizes if pipe.transformer.use_additional_conditions else None,
         lexicon=lambda: reading.lexicon(pipe.tokenizer))  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def _reader(pipe: Any, length: int) -> Callable[[Sequence[str]], TextStates]:
     return read
 
 
-def _sizes(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
+def sizes(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
     """What the 1024-pixel PixArt-alpha is told of the picture: (height, width) and height / width."""
     width, height = size
     states = cond.text.states
@@ -69,7 +69,8 @@ def _sizes(cond: Condition, size: tuple[int, int]) -> dict[str, Tensor]:
     return {"resolution": resolution.expand(rows, -1), "aspect_ratio": ratio.expand(rows, -1)}
 
 
-def _predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+def predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    """The network as a seam."""
     config = transformer.config
 
     def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:

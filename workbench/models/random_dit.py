@@ -5,7 +5,7 @@ random_dit(width=1152, depth=28, side=128, heads=16)                # PixArt at 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,16 +55,12 @@ def random_dit(
         # diffusers wraps `to` so that its types lose the instance
         model = model.to(dtype).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
 
-    def read(prompts: Sequence[str]) -> TextStates:
-        seeds = [int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big") for prompt in prompts]
-        states = row_noise(seeds, (words, width), "words").to(where, dtype)
-        return TextStates(states, mask=torch.ones(states.shape[:2], device=where, dtype=dtype))
-
     def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         sizes = {"resolution": None, "aspect_ratio": None}
         states = cond.text.states
         return model(x, encoder_hidden_states=states, timestep=t, added_cond_kwargs=sizes, return_dict=False)[0]
 
+    read = noise_reader(words, width, None, where, dtype)
     seams = Seams(read, predict, guide, schedulers.advance, lambda latents: latents[:, :3].tanh())
     return Bundle(
         name=f"random-dit-{side // 2}x{side // 2}x{width}", family="dit",
@@ -72,3 +68,20 @@ def random_dit(
         shapes=Shapes((4, side, side), (3, side, side), (words, width), multiple=2), seams=seams,
         all_sites=tuple(pixart.sites(model)),
         schedule=lambda kind, steps, size: schedulers.make(kind, NOISE, steps, where))  # fmt: skip
+
+
+def noise_reader(
+    words: int, width: int, pooled: int | None, where: torch.device, dtype: torch.dtype
+) -> Callable[[Sequence[str]], TextStates]:
+    """A reader for a model without text encoders: each prompt is `words` states [width] of noise of its own.
+
+    `pooled` is the width of the pooled vector, None for none.
+    """
+
+    def read(prompts: Sequence[str]) -> TextStates:
+        seeds = [int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big") for prompt in prompts]
+        states = row_noise(seeds, (words, width), "words").to(where, dtype)
+        whole = None if pooled is None else row_noise(seeds, (pooled,), "pooled").to(where, dtype)
+        return TextStates(states, whole, torch.ones(states.shape[:2], device=where, dtype=dtype))
+
+    return read

@@ -27,7 +27,7 @@ def from_pipeline(pipe: Any, **given: Any) -> Bundle:
     if all(tower is None for _, tower in _towers(pipe)):
         raise MissingPart(f"{given['name']} has no text encoder. It needs one of text_encoder, _2 and _3.")
     seams = Seams(
-        read=_reader(pipe), predict=_predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
+        read=_reader(pipe), predict=predictor(pipe.transformer), guide=guide, advance=schedulers.advance,
         decode=vae.decoder(pipe.vae))  # fmt: skip
     shapes = dit.shapes(pipe, config.sample_size, config.patch_size, (_length(pipe), config.joint_attention_dim))
     device, cell = pipe.transformer.device, shapes.multiple
@@ -108,7 +108,9 @@ def _reader(pipe: Any) -> Callable[[Sequence[str]], TextStates]:
     return read
 
 
-def _predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+def predictor(transformer: Any) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    """The network as a seam."""
+
     def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return transformer(
             hidden_states=x, timestep=t, encoder_hidden_states=cond.text.states, pooled_projections=cond.text.pooled,
