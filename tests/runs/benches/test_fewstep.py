@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tests.folders import tiny_folder
+from workbench.blocks.adapter_files import shipped
 from workbench.blocks.wording import parse
 from workbench.blocks.world import World
 from workbench.core.ask import Ask
 from workbench.core.errors import AskError
 from workbench.core.report import Report, Table
 from workbench.runs.bench import Options, as_text, run_bench
-from workbench.runs.benches.fewstep import Course, Wishes, fixed, how, judged, verdicts
+from workbench.runs.benches.fewstep import ERASERS, Course, Wishes, fixed, how, judged, verdicts
 from workbench.runs.verbs import load
 
 
@@ -83,16 +84,26 @@ def test_a_course_draws_each_seed_whatever_the_batch() -> None:
 def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     shutil.copytree(tiny_folder(), tmp_path / "emoji-tiny")
     kept: list[int] = []
-    more = {"pictures": "2", "varied": "1", "seeds": "2", "student": "random:1"}
+    more = {"pictures": "2", "varied": "1", "seeds": "2", "moved": "2", "student": "random:1"}
     options = Options(model=str(tmp_path / "emoji-tiny"), steps=2, more=more)
     result = run_bench("fewstep", options, lambda found: kept.append(len(found["rows"])))
-    assert kept == [4, 4]
+    assert kept == [4, 4, 12]
     rows = {row["name"]: row for row in result["rows"]}
     assert rows["student, 1 step"]["settings"]["steps"] == 1
     assert {"seconds", "judge", "behind", "missed_by"} <= set(rows["student, 4 steps"]["numbers"])
     assert "missed_by" not in rows["student, 2 steps"]["numbers"]
     assert rows["plain prompts: base at guidance 7.5 with CADS"]["method"] == "cads"
     assert "Promises: student, 1 step" in as_text(result)
+    moved = rows["control transfer: uce"]
+    assert -1 <= moved["numbers"]["transfer"] <= 1
+    assert moved["numbers"]["base_moved"] > 0
+    assert {"base_object", "student_edited_object"} <= set(moved["numbers"])
+    assert moved["settings"]["prompts"] == [f"a {World.load().tier[0]}"]
+    assert moved["settings"]["student"]["steps"] == 4
+    transfers = {name.removeprefix("control transfer: ") for name in rows if "transfer" in name}
+    assert transfers == {*shipped(), *ERASERS}
+    for name in shipped():  # of another model than the tiny one
+        assert rows[f"control transfer: {name}"]["state"].startswith("not measured: ")
 
 
 def test_a_model_without_a_world_is_refused() -> None:

@@ -13,11 +13,12 @@ SMALL = {"pictures": "1", "steps": "2", "width": "16", "depth": "2", "side": "16
 def test_ways_are_measured_against_plain_in_groups() -> None:
     kept: list[dict] = []
     result = run_bench("reduce", Options(model=tiny_folder(), steps=4, more=SMALL), lambda r: kept.append(dict(r)))
-    assert len(kept) == 3
+    assert len(kept) == 4
     rows = {row["name"]: row["numbers"] for row in result["rows"]}
-    for group in ("dit fp32", "dit bf16", "default"):
+    for group in ("dit fp32", "dit bf16", "dit fp32, whole run", "default"):
         assert rows[f"{group}, plain"]["speedup"] == 1.0
     assert {"dit fp32, tome 0.75", "dit bf16, todo 2", "default, deep-cache 3"} <= set(rows)
+    assert {"dit fp32, whole run, toca 3", "dit fp32, whole run, cat-prune 2"} <= set(rows)
     for name, numbers in rows.items():
         if not name.endswith("plain"):
             assert numbers["speedup"] == pytest.approx(1 / numbers["ratio"], abs=1e-3)

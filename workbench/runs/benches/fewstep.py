@@ -1,10 +1,11 @@
-"""The student in one, two and four steps against the base in twenty: what the judge sees, seconds, and diversity.
+"""The student in one, two and four steps against the base in twenty: the judge, seconds, diversity, control transfer.
 
-    workbench bench --topic fewstep [pictures=96 varied=4 seeds=8 student=emoji-student] --out assets/benchmarks
+    workbench bench --topic fewstep [pictures=96 varied=4 seeds=8 moved=16 student=emoji-student] --out FOLDER
 
 Pictures are of the fixed prompts of single, seen objects with their seeds, the same for every way. Diversity is that of
 `varied` plain prompts with `seeds` pictures each, and of two ways at guidance 7.5. Seconds are of one picture with its
-decoding, medians in turns.
+decoding, medians in turns. Control transfer is that of two erasures of one object and of the shipped adapters, fitted
+on the base, to the student in four steps, on `moved` pictures each.
 """
 
 import json
@@ -15,33 +16,39 @@ from typing import Any, cast
 
 import torch
 
+from workbench.blocks.adapter_files import shipped
+from workbench.blocks.composition import cast as cast_players
+from workbench.blocks.composition import requests
+from workbench.blocks.paired import with_article
 from workbench.core.ask import Ask
 from workbench.core.bundle import Bundle, Images
 from workbench.core.catalog import method
-from workbench.core.errors import AskError
-from workbench.core.method import Edit, Sampler
+from workbench.core.errors import AskError, WorkbenchError
+from workbench.core.method import Edit, Lens, Sampler
 from workbench.core.places import ASSETS
 from workbench.core.report import Report, Table
 from workbench.ops.stats import paired_difference
 from workbench.runs.bench import Options, Way, measure
 from workbench.runs.environment import environment
-from workbench.runs.verbs import load, sample, score
+from workbench.runs.verbs import load, look, sample, score
 
 Result = dict[str, Any]
 #: How far behind the base the judge may find so many steps of the student, and seconds of one step with decoding.
 GOALS, SECONDS, PROMPT = {1: 0.10, 4: 0.03}, 0.5, "a flat emoji of a cat on a white background"
 HIGH = 7.5
 BATCH = 8
-PLAIN = "plain prompts: "
+PLAIN, TRANSFER = "plain prompts: ", "control transfer: "
+ERASERS = ("uce", "rece")
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """How many pictures to judge, how many prompts and seeds to vary, and which student."""
+    """How many pictures to judge, how many prompts and seeds to vary, pictures an edit, and which student."""
 
     pictures: int = 96
     varied: int = 4
     seeds: int = 8
+    moved: int = 16
     student: str = "emoji-student"
 
     @classmethod
@@ -105,6 +112,8 @@ def survey(options: Options, keep: Callable[[Result], None]) -> Result:
     _judge(bundle, wishes, base, students, result["rows"])
     keep(result)
     result["rows"] += _vary(bundle, wishes, options.steps, base, students)
+    keep(result)
+    result["rows"] += _transfers(bundle, wishes, base, students[-1])
     return {**result, "how": how(wishes, options.repeats, result["rows"])}
 
 
@@ -178,6 +187,33 @@ def _vary(bundle: Bundle, wishes: Wishes, steps: int, base: Course, students: Se
     return rows
 
 
+def _transfers(bundle: Bundle, wishes: Wishes, base: Course, student: Course) -> list[Result]:
+    """How far edits that were fitted on the base move base and student, and whether to the same side."""
+    lens = cast(Lens, method("control-transfer", student=student.sampler()))
+    rows: list[Result] = []
+    for name in (*ERASERS, *shipped()):
+        row: Result = {"name": TRANSFER + name, "method": "control-transfer", "settings": {}, "numbers": {}}
+        rows.append(row)
+        try:
+            edit, prompts = _control(bundle, name, wishes.moved)
+            row["settings"] = {"edits": [edit.to_json()], "sampler": base.sampler().to_json(),
+                               "student": student.sampler().to_json(), "prompts": list(dict.fromkeys(prompts))}  # fmt: skip  # noqa: E501
+            found = look(lens, bundle, prompts, seeds=list(range(len(prompts))), sampler=base.sampler(), edits=[edit])
+            row["numbers"] = {key: round(value, 4) for key, value in found.numbers.items()}
+        except WorkbenchError as error:  # such as an adapter of another base
+            row["state"] = f"not measured: {str(error).splitlines()[0][:160]}"
+    return rows
+
+
+def _control(bundle: Bundle, name: str, count: int) -> tuple[Edit, list[str]]:
+    """An erasure of the first known object, or a shipped adapter, with prompts that it is about."""
+    objects = bundle.world.tier
+    if name in ERASERS:
+        return cast(Edit, method(name, concepts=[objects[0]])), [with_article(objects[0])] * count
+    asked = requests(bundle.world, cast_players(bundle, [name]), count, 0)
+    return cast(Edit, method("lora", adapters=[name])), [line for piece in asked for line in piece.ask.prompts]
+
+
 def how(wishes: Wishes, repeats: int, rows: Sequence[Result]) -> str:
     """How it was measured, and what was promised beside what was reached."""
     found = {row["name"]: row["numbers"] for row in rows}
@@ -198,6 +234,7 @@ def how(wishes: Wishes, repeats: int, rows: Sequence[Result]) -> str:
     said.append(f"CADS {cads:.3f} over {guided:.3f} ({words})")
     return (
         f"judge on {wishes.pictures} fixed prompts, 95 % intervals, pairs of the same seeds; seconds of one picture, "
-        f"medians of {repeats} in turns; diversity on {wishes.varied} x {wishes.seeds} pictures. "
+        f"medians of {repeats} in turns; diversity on {wishes.varied} x {wishes.seeds} pictures; "
+        f"control transfer on {wishes.moved} pictures an edit, 1 where it does the same to both. "
         f"Promises: {'; '.join(said)}"
     )

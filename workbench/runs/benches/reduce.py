@@ -3,9 +3,10 @@
     workbench bench --topic reduce [pictures=4 steps=4 width=256 depth=8 side=64] --out assets/benchmarks
     workbench bench --topic reduce --tier gpu [only=sd1-512]
 
-On a CPU: a transformer of 1,024 tokens with random weights, in fp32 and bf16, and the default model at 20 steps. On a
-GPU: networks of full size with random weights, eager and compiled. Ways of a group are taken in turns in one process;
-no speed-up is written down that was not measured.
+On a CPU: a transformer of 1,024 tokens with random weights, in fp32 and bf16, the same over all of 20 steps with what
+keeps tokens from step to step, and the default model at 20 steps. On a GPU: networks of full size with random weights,
+eager and compiled. Ways of a group are taken in turns in one process; no speed-up is written down that was not
+measured.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,10 +181,18 @@ def _cpu(options: Options, wishes: Wishes) -> Iterator[Group]:
     for name in ("fp32", "bf16"):
         dit = random_dit(wishes.width, wishes.depth, wishes.side, dtype=DTYPES[name])
         yield Group(f"dit {name}", dit, sampler, _merging())
+    default = cast(Sampler, method("diffuse", steps=max(options.steps, 2)))
+    dit = random_dit(wishes.width, wishes.depth, wishes.side)
+    yield Group("dit fp32, whole run", dit, default, {"plain": (), **_token_caches(options.steps)})
     bundle = load(options.model, models=options.models, device="cpu", dtype=options.dtype)
     stacks = {"plain": (), **_caches(bundle)}
-    default = cast(Sampler, method("diffuse", steps=max(options.steps, 2)))
     yield Group("default", bundle, default, stacks, pictures=wishes.pictures)
+
+
+def _token_caches(steps: int) -> dict[str, Stack]:
+    """What renews some of a transformer's tokens in most steps: as many whatever the weights say, so random ones do."""
+    wait = max(2, 2 * steps // 5)  # 8 of 20, its default
+    return {"toca 3": _edits(("toca", {"interval": 3})), f"cat-prune {wait}": _edits(("cat-prune", {"wait": wait}))}
 
 
 def _caches(bundle: Bundle) -> dict[str, Stack]:
@@ -200,6 +209,8 @@ CASES: Mapping[str, tuple[str, int]] = {
     "sd1-1024": ("sd1", 1024),
     "sdxl-1024": ("sdxl", 1024),
     "pixart-1024": ("pixart", 1024),
+    "sd3-1024": ("sd3", 1024),
+    "flux-1024": ("flux", 1024),
 }
 
 
@@ -209,17 +220,12 @@ def _gpu(options: Options, wishes: Wishes) -> Iterator[Group]:
     for name, (kind, side) in CASES.items():
         if wishes.only not in ("", name):
             continue
-        again = partial(_full_size, kind, side, dtype)
+        again = partial(blank, cast(Any, kind), device="cuda", dtype=dtype)
         bundle = again()
-        size = None if kind == "pixart" else (side, side)
-        yield Group(name, bundle, sampler, {**_merging(), **_stacks(bundle)}, size, 1, again)
+        stacks = {way: stack for way, stack in {**_merging(), **_stacks(bundle)}.items()
+                  if all(bundle.family in edit.card.families for edit in stack)}  # fmt: skip
+        yield Group(name, bundle, sampler, stacks, (side, side), 1, again)
         torch.cuda.empty_cache()
-
-
-def _full_size(kind: str, side: int, dtype: torch.dtype) -> Bundle:
-    if kind == "pixart":
-        return random_dit(1152, 28, side // 8, heads=16, words=120, device="cuda", dtype=dtype)
-    return blank(cast(Any, kind), device="cuda", dtype=dtype)
 
 
 def _stacks(bundle: Bundle) -> dict[str, Stack]:
@@ -228,6 +234,8 @@ def _stacks(bundle: Bundle) -> dict[str, Stack]:
     alone = [("tome", {"shared": True}), ("importance-tome", {}), cache, ("cfg-cutoff", {})]
     named = {f"{name} {' '.join(f'{v}' for v in settings.values())}".strip(): _edits((name, settings))
              for name, settings in alone}  # fmt: skip
+    if bundle.family != "unet":
+        named |= {"toca 3": _edits(("toca", {"interval": 3}))}
     return {**named, "best stack": _edits(("cfg-cutoff", {}), cache, ("todo", {}))}
 
 
