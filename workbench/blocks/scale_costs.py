@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workbench.blocks.cost import settle
 from workbench.blocks.ledger import Ledger
-from workbench.blocks.scales import Memory
+from workbench.blocks.scales import Memory, Pass
 from workbench.core.bundle import Condition
 from workbench.core.patch import Patch
 from workbench.core.tape import Ended, Event, Started
@@ -109,15 +109,14 @@ class Watch:
         def predict(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
             self._start()
             logits = inner(x, t, cond)
-            if self.ledger is not None and isinstance(cond.memory, Memory) and cond.memory.passing is not None:
-                self._note(int(t[0]), cond, cond.memory)
+            memory = cond.memory
+            if self.ledger is not None and isinstance(memory, Memory) and memory.passing is not None:
+                self._note(int(t[0]), cond, memory, memory.passing)
             return logits
 
         return predict
 
-    def _note(self, k: int, cond: Condition, memory: Memory) -> None:
-        made = memory.passing
-        assert made is not None
+    def _note(self, k: int, cond: Condition, memory: Memory, made: Pass) -> None:
         views, mine = self._views.setdefault(k, {}), range(memory.count) if memory.at is None else memory.at
         views[id(memory.keep)] = memory, [mine[row] for row in cond.where("cond")]
         self.cost.grids = memory.grids
