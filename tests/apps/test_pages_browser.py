@@ -186,19 +186,6 @@ def test_presets_links_and_copies_carry_the_settings(opened: Open) -> None:
     playwright.expect(other.locator("#sampler-diffuse-steps input")).to_have_value("2", timeout=PATIENCE)
 
 
-def test_a_picture_is_sent_to_other_pages(opened: Open) -> None:
-    page = opened()
-    draw(page, "a sent cat", steps=2)
-    page.locator("#result-left").click()
-    page.locator("#compare-left img").wait_for()
-    _tab(page, "Generate")
-    page.locator("#result-right").click()
-    page.locator("#compare-slider img").first.wait_for()
-    _tab(page, "Generate")
-    page.locator("#result-inspect").click()
-    playwright.expect(page.locator("#inspect-prompt textarea")).to_have_value("a sent cat", timeout=PATIENCE)
-
-
 def test_the_dark_theme_is_kept(opened: Open) -> None:
     page = opened()
     body, colour = page.locator("body"), "getComputedStyle(document.querySelector('#prompt')).backgroundColor"
