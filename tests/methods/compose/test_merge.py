@@ -107,7 +107,7 @@ def test_a_matrix_that_one_adapter_leaves_alone_is_the_others(tmp_path: Path) ->
 
 
 def test_adapters_that_do_not_fit_together_or_the_model_are_refused_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(AskError, match=re.escape("at most 16 items")):
+    with pytest.raises(AskError, match=re.escape("at most 16 are worn")):
         Merge(adapters=[f"random:{i}" for i in range(40)])
     with pytest.raises(AskError, match=r"there are 2 adapters and 3 weights. Give one weight each, or none"):
         fitted(Merge(adapters=TWO, weights=(1.0, 2.0, 3.0)))
