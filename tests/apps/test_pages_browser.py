@@ -2,6 +2,9 @@
 
 import io
 import re
+import time
+from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,21 @@ def test_ways_are_raced(opened: Open) -> None:
     page.get_by_text("times as fast").first.wait_for()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that takes its time, so that a job outlasts the slowest browser."""
+    diffusers: Any = import_module("diffusers")
+    forward = diffusers.UNet2DConditionModel.forward
+
+    @wraps(forward)
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.03)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", slow)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_topic_page_goes_on_showing_its_job_after_a_reload(opened: Open) -> None:
     page = opened()
     set_up(page, "a lasting cat", steps=900)
