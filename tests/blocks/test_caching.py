@@ -1,5 +1,7 @@
 """What a run keeps: by rows, by the call within a step, nothing outside, empty at every start."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +39,22 @@ def toy() -> tuple[Bundle, Counter]:
     return Bundle("toy", "unet", "toy", {"unet": module}, tiny_sd().shapes, seams), module
 
 
+def never(cond: Condition) -> bool:
+    return False
+
+
+@contextmanager
+def remembering(due: Callable[[Condition], bool] = never) -> Iterator[tuple[Bundle, Counter]]:
+    """A toy in a run of four steps, its module memoised."""
+    bundle, module = toy()
+    with Patch(bundle) as patch:
+        memory = Memory("toy", due)
+        memory.attach(patch)
+        memory.memoise(patch, module, "module")
+        bundle.tell(Started(4, (1, 2)))
+        yield bundle, module
+
+
 def at(index: int, cond: Condition) -> Condition:
     return replace(cond, step=Step(index, 4, 500.0))
 
@@ -46,13 +64,8 @@ def both() -> Condition:
 
 
 def test_due_calls_compute_and_others_reuse() -> None:
-    bundle, module = toy()
     x, cond = torch.zeros(4, 1), both()
-    with Patch(bundle) as patch:
-        memory = Memory("toy", lambda cond: cond.step is not None and cond.step.index % 2 == 0)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering(lambda cond: cond.step is not None and cond.step.index % 2 == 0) as (bundle, module):
         assert [float(bundle.predict(x, x, at(i, cond))[0]) for i in range(4)] == [1, 1, 2, 2]
         bundle.tell(Ended())
         assert float(bundle.predict(x, x, at(3, cond))[0]) == 3  # outside of a run
@@ -63,13 +76,8 @@ def test_due_calls_compute_and_others_reuse() -> None:
 
 
 def test_rows_that_stay_are_picked_and_unknown_rows_are_computed() -> None:
-    bundle, module = toy()
     x, cond = torch.arange(4.0)[:, None], both()
-    with Patch(bundle) as patch:
-        memory = Memory("toy", lambda cond: False)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering() as (bundle, module):
         bundle.predict(x, x, at(0, cond))
         part = bundle.predict(x[2:] + 9, x, at(1, cond.rows([2, 3])))
         assert part.flatten().tolist() == [3.0, 4.0]  # of the first call's rows 2 and 3
@@ -79,13 +87,8 @@ def test_rows_that_stay_are_picked_and_unknown_rows_are_computed() -> None:
 
 
 def test_two_calls_of_one_step_are_kept_apart() -> None:
-    bundle, module = toy()
     x, cond = torch.zeros(4, 1), both()
-    with Patch(bundle) as patch:
-        memory = Memory("toy", lambda cond: False)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering() as (bundle, _):
         for index in range(2):
             now = at(index, cond)
             assert float(bundle.predict(x, x, now)[0]) == 1
@@ -100,13 +103,8 @@ def reworded(cond: Condition) -> Condition:
 
 def test_a_call_that_appears_in_mid_run_does_not_take_anothers_memory() -> None:
     """Step 0 asks for the prompt alone; from step 1 on an edit asks for its own text first, with the same rows."""
-    bundle, module = toy()
     x, cond = torch.zeros(2, 1), both().rows([2, 3])
-    with Patch(bundle) as patch:
-        memory = Memory("toy", lambda cond: False)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering() as (bundle, module):
         assert float(bundle.predict(x, x, at(0, cond))[0]) == 1
         for index in (1, 2):
             assert float(bundle.predict(x + 50, x, at(index, reworded(cond)))[0]) == 52
@@ -117,13 +115,8 @@ def test_a_call_that_appears_in_mid_run_does_not_take_anothers_memory() -> None:
 
 def test_a_guidance_cut_off_does_not_hand_the_prompt_what_a_concept_left() -> None:
     """While guidance lasts a concept is asked for beside the guided pair; after it the prompt's rows are alone, too."""
-    bundle, module = toy()
     x, cond = torch.arange(4.0)[:, None], both()
-    with Patch(bundle) as patch:
-        memory = Memory("toy", lambda cond: False)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering() as (bundle, module):
         bundle.predict(x, x, at(0, cond))
         bundle.predict(x[:2] + 50, x, at(0, reworded(cond.rows([2, 3]))))
         alone = bundle.predict(x[2:], x, at(1, cond.rows([2, 3])))
@@ -133,13 +126,8 @@ def test_a_guidance_cut_off_does_not_hand_the_prompt_what_a_concept_left() -> No
 
 
 def test_a_call_with_gradients_has_a_memory_of_its_own() -> None:
-    bundle, module = toy()
     x, cond = torch.zeros(2, 1), both().rows([2, 3])
-    with Patch(bundle) as patch, torch.no_grad():
-        memory = Memory("toy", lambda cond: False)
-        memory.attach(patch)
-        memory.memoise(patch, module, "module")
-        bundle.tell(Started(4, (1, 2)))
+    with remembering() as (bundle, _), torch.no_grad():
         with torch.enable_grad():
             assert float(bundle.predict(x + 50, x, at(0, cond))[0]) == 51
         assert float(bundle.predict(x, x, at(0, cond))[0]) == 2
@@ -149,7 +137,7 @@ def test_a_call_with_gradients_has_a_memory_of_its_own() -> None:
 def test_a_run_of_one_step_is_refused_and_leaves_nothing() -> None:
     bundle, _ = toy()
     with Patch(bundle) as patch:
-        Memory("toy", lambda cond: False).attach(patch)
+        Memory("toy", never).attach(patch)
         with pytest.raises(AskError, match="toy reuses what earlier steps computed; this run has 1 step"):
             bundle.tell(Started(1, (1,)))
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from workbench.blocks import adapter_files, adapter_formats
 from workbench.blocks.adapter_index import Index
 from workbench.blocks.adapter_report import AdapterRefused, Line, LoadReport
-from workbench.blocks.gates import Gate, Ground, Now, device_of, halving, scalar
+from workbench.blocks.gates import Gate, Ground, Now, device_of, scalar
 from workbench.core.bundle import Bundle, Condition, told
 from workbench.core.errors import AskError, CheckpointMismatch, PatchError
 from workbench.core.patch import Patch
+from workbench.ops.attention import halved
 from workbench.ops.low_rank import Factors, LowRank
 from workbench.ops.noise import row_generator
 
@@ -278,7 +279,7 @@ class _Watch:
 def _ground(output: Tensor, cond: Condition | None, grid: tuple[int, int]) -> Ground:
     """What an answer lies on; one a text token, of a number that no halving of the grid has, is a reading of the text
     (a transformer's projection of its captions)."""
-    if output.ndim == 3 and cond is not None and halving(output.shape[1], grid) is None:
+    if output.ndim == 3 and cond is not None and halved(output.shape[1], grid) is None:
         return "text" if output.shape[1] == cond.text.states.shape[1] else "picture"
     return "picture" if output.ndim > 2 else "none"
 

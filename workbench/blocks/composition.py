@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.blocks.adapters import read_adapter
@@ -24,7 +24,7 @@ from workbench.core.bundle import Bundle, Images
 from workbench.core.errors import AskError, MissingPart
 from workbench.core.method import Edit
 from workbench.core.report import Note, Panel, Picture, Table
-from workbench.ops.stats import Interval, bootstrap, paired_difference, wilson
+from workbench.ops.stats import Interval, bootstrap, paired_difference, resampled, wilson
 
 #: Cells of the judge's grid, of the 32 in a half, that have to speak for an object; one of the world covers about 12.
 LEAST = 3.0
@@ -271,19 +271,17 @@ def numbers(found: Composed, first: Composed | None = None) -> dict[str, float]:
 
 
 def product_gain(
-    before: Mapping[str, Bool[Tensor, " n"]], after: Mapping[str, Bool[Tensor, " n"]], draws: int = 2000
+    before: Mapping[str, Bool[Tensor, " n"]], after: Mapping[str, Bool[Tensor, " n"]]
 ) -> tuple[float, float, float]:
     """How much share of subject x share of style grew on the same rows, with a 95 % bootstrap interval over rows."""
-    count = len(before["subject"])
-    picks = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(0))
-    rows = torch.cat([torch.arange(count)[None], picks])
-    one, two = (
-        side["subject"].double()[rows].mean(1) * side["style"].double()[rows].mean(1) for side in (before, after)
-    )
-    gains = two - one
-    low, high = torch.quantile(gains[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    gain = float(gains[0])
-    return gain, min(low, gain), max(high, gain)
+
+    def gains(rows: Int[Tensor, "d n"]) -> Float[Tensor, " d"]:
+        one, two = (
+            side["subject"].double()[rows].mean(1) * side["style"].double()[rows].mean(1) for side in (before, after)
+        )
+        return two - one
+
+    return resampled(gains, len(before["subject"]))
 
 
 def shares(values: Bool[Tensor, " n"]) -> tuple[float, Interval]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.core.bundle import Condition
 from workbench.core.errors import AskError
+from workbench.ops.attention import halved
 
 #: What a module's answer lies on: pixels of a map [R, C, h, w] or picture tokens [R, N, C], text tokens [R, L, C], or
 #: neither ([R, C]: time and the like).
@@ -153,24 +154,10 @@ def side(now: Now) -> tuple[int, int]:
     """
     if len(now.shape) == 4:
         return now.shape[2], now.shape[3]
-    found = halving(now.shape[1], now.grid)
+    found = halved(now.shape[1], now.grid)
     if found is None:
         raise AskError(f"{now.key} answers {now.shape[1]} tokens, which is no halving of the grid {now.grid}.")
     return found
-
-
-def halving(tokens: int, grid: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid halved until it has so many places; None where it never has.
-
-    >>> halving(64, (16, 16)), halving(77, (16, 16))
-    ((8, 8), None)
-    """
-    height, width = grid
-    for _ in range(12):
-        if height * width == tokens:
-            return height, width
-        height, width = -(-height // 2), -(-width // 2)
-    return None
 
 
 def _rowed(values: Tensor, now: Now) -> Tensor:

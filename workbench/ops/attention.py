@@ -46,15 +46,25 @@ def grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
     Raises `AskError` when no number of halvings gives that many places.
     """
-    height, width = size
-    while height * width > tokens and height * width > 1:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != tokens:
+    found = halved(tokens, size)
+    if found is None:
         raise AskError(
             f"{tokens} tokens are no grid of a {size[0]}x{size[1]} latent halved some times (were tokens merged "
             "without saying how to undo it?). Look at another site."
         )
-    return height, width
+    return found
+
+
+def halved(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """A grid (height, width) halved, rounding up, until it has `tokens` places; None where it never has.
+
+    >>> halved(64, (16, 16)), halved(77, (16, 16))
+    ((8, 8), None)
+    """
+    height, width = size
+    while height * width > tokens and height * width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    return (height, width) if height * width == tokens else None
 
 
 def to_grid(values: Float[Tensor, "*B N"], size: tuple[int, int]) -> Float[Tensor, "*B h w"]:

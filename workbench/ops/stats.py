@@ -4,9 +4,10 @@
 # torch.linalg, torch.fft and torch.special carry no types
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core.errors import AskError
@@ -70,13 +71,22 @@ def bootstrap(values: Float[Tensor, " n"], draws: int = 2000, level: float = 0.9
     if count == 0:
         raise AskError("There are no values to take an interval of.")
     ordered = values.detach().double().cpu().sort().values
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(count, (draws, count), generator=generator)
-    means = ordered[picks].mean(1)
+    return resampled(lambda rows: ordered[rows].mean(1), count, draws, level, seed)[1:]
+
+
+def resampled(
+    statistic: Callable[[Int[Tensor, "d n"]], Float[Tensor, " d"]],
+    count: int,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A statistic of rows 0 to count - 1, and its percentile bootstrap interval, which always holds it."""
+    picks = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+    value = statistic(torch.arange(count)[None])[0].item()
     tail = (1 - level) / 2
-    ends = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    mean = ordered.mean().item()
-    return min(ends[0].item(), mean), max(ends[1].item(), mean)
+    ends = torch.quantile(statistic(picks), torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return value, min(ends[0].item(), value), max(ends[1].item(), value)
 
 
 def jackknife(value: float, without: Float[Tensor, " n"], z: float = Z95) -> Interval:

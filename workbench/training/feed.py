@@ -9,15 +9,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.training import judge, scorer, unet
+from workbench.training.loop import by_number
 from workbench.training.stage import Codes, coded
 
 LENGTH = 77
@@ -98,12 +99,8 @@ class Feed:
 
     def __init__(self, scenes: Scenes, device: torch.device, workers: int = 0, start: int = 0) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # each worker is one thread
-        order = cast("Any", range(start, start + 10**9))
-        fast = device.type == "cuda"
-        self.device, self.waited, ahead = device, 0.0, 4 if workers else None
-        loader = DataLoader(scenes, None, sampler=order, num_workers=workers, prefetch_factor=ahead,
-                            pin_memory=fast, generator=torch.Generator())  # fmt: skip
-        self.rows: Iterator[dict[str, Tensor]] = iter(loader)
+        self.device, self.waited = device, 0.0
+        self.rows: Iterator[dict[str, Tensor]] = by_number(scenes, start, workers, pin=device.type == "cuda")
 
     def __next__(self) -> Batch:
         """Return the next batch, on the device."""

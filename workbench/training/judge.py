@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from workbench.blocks.world import Jitter, Plan, World
 from workbench.models.judge import GRID, Judge, JudgeConfig, Verdict
-from workbench.training.loop import MODELS, Clock, Log, diffusers, every, keep, resume, signed
+from workbench.training.loop import MODELS, Clock, Log, by_number, diffusers, every, keep, resume, signed
 
 FOLDER = MODELS / "emoji-judge"
 JITTER = Jitter(single=(0.6, 0.95), shift=0.06, loose=0.2)
@@ -47,7 +47,8 @@ def batch(world: World, seed: tuple[int, ...], count: int) -> tuple[Tensor, tupl
     """
     draw = np.random.default_rng(seed)
     plans, rows, covers = [], [], []
-    pools = [None, world.tier, world.split["held_out_objects"], *[world.tier] * 2] + [None] + [world.tier] * 2
+    tier, held_out = world.tier, world.split["held_out_objects"]
+    pools = (None, tier, held_out, tier, tier, None, tier, tier)
     for index in range(count):
         pool = pools[index % len(pools)]
         plan = world.plan(draw, pool, world.styles, two=0.3, held_out=True, jitter=JITTER)
@@ -159,8 +160,7 @@ def train(
     if not past and (FOLDER / "model.safetensors").exists():
         model.load_state_dict(Judge.load(FOLDER).state_dict())
     step, due = past.get("step", 0), every(60)
-    feed = iter(DataLoader(Drawings(world, vae, seed, size), None, sampler=cast("Any", range(step, 10**9)),
-                           num_workers=workers))  # fmt: skip
+    feed = by_number(Drawings(world, vae, seed, size), step, workers)
     clock = Clock(minutes, past.get("seconds", 0.0))
     log = Log({"recipe": "judge", "batch": size, "lr": lr, "minutes": minutes}, past.get("curve", []))
     while clock.part < 1:

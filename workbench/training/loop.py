@@ -6,11 +6,11 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from workbench.core.places import ASSETS, CACHE
 
@@ -26,6 +27,7 @@ from workbench.core.places import ASSETS, CACHE
 diffusers: Any = import_module("diffusers")
 
 MODELS = ASSETS / "models"
+B = TypeVar("B")
 
 
 def scratch() -> Path:
@@ -103,6 +105,15 @@ def signed(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
     """Turn uint8 pictures [B, H, W, 3] into channels-last floats [B, 3, H, W] in -1..1."""
     rows = torch.from_numpy(np.ascontiguousarray(np.stack(list(pictures)))).permute(0, 3, 1, 2)
     return (rows.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def by_number(batches: Dataset[B], start: int, workers: int = 0, pin: bool = False) -> Iterator[B]:
+    """Batches `start`, `start` + 1 and so on without end, made by worker processes ahead of their use."""
+    order = cast("Any", range(start, start + 10**9))
+    ahead = 4 if workers else None
+    loader = DataLoader(batches, None, sampler=order, num_workers=workers, prefetch_factor=ahead, pin_memory=pin,
+                        generator=torch.Generator())  # fmt: skip
+    return iter(loader)
 
 
 def every(seconds: float) -> Callable[[], bool]:

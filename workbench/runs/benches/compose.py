@@ -12,9 +12,8 @@ unedited model shows both objects in at least `able` of its pictures of two obje
 the task is not measurable. Plain addition gets the best of three weights; a way wins only where the interval of its
 paired gain over that excludes 0: of subject x style in T1 (bootstrap over rows), of both shown in T2 and T3 (Newcombe).
 
-About 1.4 s a picture on one quiet thread, 3 s on a busy one: 16 pictures of 8 ways of 4 pairs, and 5 x (16 + 32) of T5,
-take 20 to 45 minutes, a fit with the term 10 to 15. What was drawn and fitted is kept, so a second call goes on where
-the budget ended; cells that were not reached are rows without numbers that say so.
+On one thread T1 of 4 pairs and T5 with two fits took 22 minutes. What was drawn and fitted is kept, so a second call
+goes on where the budget ended; cells that were not reached are rows without numbers that say so.
 """
 
 import time
@@ -60,7 +59,7 @@ class Wishes:
     and fits with the contrastive term, how able."""
 
     minutes: float = 65.0
-    pictures: int = 16
+    pictures: int = 32
     prior: int = 32
     steps: int = 10
     pairs: int = 4
@@ -140,8 +139,10 @@ def run(bundle: Bundle, players: Sequence[Player], wishes: Wishes, tier: str, ke
             if budget.over:
                 return
             found = field.measured(job)
-            states[job] = found if isinstance(found, str) else "done"
-            done.update({} if isinstance(found, str) else {job: found})
+            if isinstance(found, str):
+                states[job] = found
+            else:
+                states[job], done[job] = "done", found
             told()
 
     measure(jobs)
@@ -248,17 +249,15 @@ def rows(
 ) -> list[Result]:
     """A row a cell, then one for every way of a task over its pairs, with its gain over the best sum; one line for a
     task of two subjects that was not reached or cannot be measured."""
-    made: list[Result] = []
-    for job in jobs:
-        if job.task in UNMADE and not any(other in states for other in jobs if other.task == job.task):
-            continue
-        made.append({
-            "name": job.title, "method": job.edit.card.name, "group": job.task, "way": job.way,
-            "adapters": [player.source for player in job.players], "state": states.get(job, "not reached"),
-            "numbers": _rounded(composition.numbers(done[job])) if job in done else {}})  # fmt: skip
+    unmade = {job.task for job in jobs if job.task in UNMADE} - {job.task for job in states}
+    made: list[Result] = [
+        {"name": job.title, "method": job.edit.card.name, "group": job.task, "way": job.way,
+         "adapters": [player.source for player in job.players], "state": states.get(job, "not reached"),
+         "numbers": _rounded(composition.numbers(done[job])) if job in done else {}}
+        for job in jobs if job.task not in unmade
+    ]  # fmt: skip
     for task, what in UNMADE.items():
-        mine = [job for job in jobs if job.task == task]
-        if mine and not any(job in states for job in mine):
+        if task in unmade:
             state = "not reached" if two is None or two >= able else (
                 f"not measurable on this tier: the unedited model draws two known objects in {two:.0%} of its "
                 f"pictures, {able:.0%} are needed")  # fmt: skip
