@@ -49,6 +49,11 @@ def component(field: Field, value: Any, suggest: Sequence[str] = (), tag: str = 
             return gr.Textbox(value, lines=2, max_lines=8, elem_classes=["mono"], **common)
 
 
+def edited(made: Any) -> Any:
+    """The event of a person's change. A textbox tells `input` of typed letters alone, not of pasting or deleting."""
+    return made.change if isinstance(made, gr.Textbox) else made.input
+
+
 def draw(
     cls: type[Method],
     raws: Mapping[str, Any],
@@ -88,7 +93,7 @@ def _fields(
         def changed(state: Any, raw: Any, name: str = field.name) -> Any:
             return keep(state, name, raw)
 
-        made.input(  # type: ignore[attr-defined]
+        edited(made)(
             changed,
             [inputs, made],
             [inputs],

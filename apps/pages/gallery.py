@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.controls import edited
 from apps.desk import Desk
 from apps.pages.detail import Detail, plan_of
 from apps.pages.generate import Generate
@@ -125,7 +126,7 @@ class Gallery:
         shown = [*detail.outputs, *detail.steps, self.big, self.delete, self.looked, self.version]
         tab.select(self.find, asked, listing, **quiet)
         self.kind.change(self.switch, asked, [*listing, *shown], **queued)
-        self.query.input(self.find, asked, listing, trigger_mode="always_last", **quiet)
+        edited(self.query)(self.find, asked, listing, trigger_mode="always_last", **quiet)
         gr.on([self.pictures.select, self.reports.select], self.choose, [self.paths], shown, **queued)
         for button, by in ((detail.previous, -1), (detail.next, 1)):
             button.click(self.walk(by), [self.paths, detail.picked], [*shown, self.pictures], **queued)

@@ -4,6 +4,7 @@ import html
 
 import gradio as gr
 
+from apps.controls import edited
 from apps.panels import empty
 from apps.picker import card_line, card_text
 from apps.rendering import redrawn
@@ -45,7 +46,7 @@ def methods_page(demo: gr.Blocks) -> None:
         return rows, [row[1] for row in rows]
 
     gr.on(
-        [query.input, kind.input],
+        [edited(query), kind.input],
         search,
         [query, kind],
         [table, names],

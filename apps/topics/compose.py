@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.controls import edited
 from apps.desk import Desk
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
@@ -122,8 +123,8 @@ class Compose(Work):
 
         fields = ((weight, "weight"), (trigger, "trigger"), (region, "region"), (schedule, "schedule"))
         for made, name in (*fields, *((slider, place) for place, slider in places.items())):
-            made.input(lambda entries, value, name=name: keep(entries, value, name), [self.entries, made],
-                       [self.entries], queue=False, trigger_mode="always_last", **QUIET)  # fmt: skip
+            edited(made)(lambda entries, value, name=name: keep(entries, value, name), [self.entries, made],
+                         [self.entries], queue=False, trigger_mode="always_last", **QUIET)  # fmt: skip
         remove.click(lambda entries: ([e for e in entries if e["id"] != which], time.time()), [self.entries],
                      [self.entries, self.changed], concurrency_limit=None, **QUIET)  # fmt: skip
 

@@ -67,6 +67,34 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     assert first[3:] in titles(page)[1]
 
 
+def test_what_is_pasted_into_a_setting_is_used(opened: Open, served: Served) -> None:
+    page = opened()
+    add(page, "tome")
+    page.locator("[id$=-parts] textarea, [id$=-parts] input").fill("cross")  # no key is pressed, as with a paste
+    draw(page, "a pasted cat")
+    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
+    assert plan_inside(newest).edits[0].parts == ("cross",)
+
+
+def test_a_search_follows_what_is_pasted_and_deleted(opened: Open) -> None:
+    page = opened()
+    draw(page, "a cat that is sought")
+    page.get_by_role("tab", name="Gallery").click()
+    page.locator("#history button img").wait_for()
+    search = page.locator("#history-search textarea, #history-search input")
+    for _ in range(2):
+        search.fill("nowhere")
+        page.locator("#history-line").get_by_text("Nothing matches").wait_for()
+        search.fill("sought")
+        page.locator("#history button img").wait_for()
+    page.get_by_role("tab", name="Methods").click()
+    table, search = page.locator("#method-table"), page.locator("#method-search textarea, #method-search input")
+    for text in ("freeu", "deep-cache", "freeu"):
+        search.fill(text)
+        found = re.compile(rf"Cost\s+\w+\s+{text}\s")  # the first row under the heads
+        playwright.expect(table).to_have_text(found, use_inner_text=True, timeout=PATIENCE)
+
+
 def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Path, served: Served) -> None:
     Image.new("RGB", (64, 64), "#3060a0").save(tmp_path / "start.png")
     page = opened()
