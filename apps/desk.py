@@ -30,6 +30,8 @@ from workbench.runs.shelf import model_names, take_back, throw_away
 MOST_JOBS = 8
 #: Share of the time that previews may take; decoding an unfinished picture is not free.
 PREVIEW_SHARE = 0.03
+#: Seconds of drawing before the first preview: what is done sooner is its own preview.
+PREVIEW_AFTER = 1.0
 _PREVIEW_SIDE = 256  # px
 _PREVIEWS = 4
 _DAY = 24 * 3600  # s
@@ -42,16 +44,17 @@ class Preview:
 
     images: list[str] = field(default_factory=list[str])
     spent: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None  # at the first step
 
     def watch(self, bundle: Bundle, step: Step) -> None:
         """Decode this step's clean prediction if that keeps within the share of time."""
-        elapsed = time.monotonic() - self.began
-        if step.x0 is None or step.index + 1 >= step.total or (self.spent and self.spent > PREVIEW_SHARE * elapsed):
-            return
-        if not self.spent and step.index < max(1, step.total // 4):
-            return  # the first is the one whose price is not known yet, and says least
         start = time.monotonic()
+        self.began = self.began or start
+        elapsed = start - self.began
+        if step.x0 is None or step.index + 1 >= step.total or self.spent > PREVIEW_SHARE * elapsed:
+            return
+        if not self.spent and (elapsed < PREVIEW_AFTER or step.index < max(1, step.total // 4)):
+            return  # the first is the one whose price is not known yet, and says least
         try:
             with torch.no_grad():
                 pixels = bundle.decode(step.x0[:_PREVIEWS])
@@ -168,7 +171,7 @@ class Desk:
             ticket.job.cancel()
         return len(mine)
 
-    def follow(self, ticket: Ticket, rhythm: float = 0.1) -> Iterator[Ticket]:
+    def follow(self, ticket: Ticket, rhythm: float = 0.25) -> Iterator[Ticket]:
         """The ticket whenever something changed, until its job is over, at most once in `rhythm` seconds."""
         seen: Any = None
         while not ticket.over:

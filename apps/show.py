@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import gradio as gr
+
 from apps.desk import Ticket
 from apps.panels import empty, trouble
 
@@ -17,6 +19,21 @@ def clock(seconds: float) -> str:
     """
     whole = round(seconds)
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def cancel_button(name: str) -> gr.Button:
+    """The button that stops a page's job: there from the start, unseen, as one that comes later can come too late."""
+    return gr.Button("Cancel", variant="stop", elem_id=name, visible="hidden", scale=1)
+
+
+def busy() -> tuple[gr.Button, gr.Button]:
+    """The button that starts and the one that cancels, while a job runs."""
+    return gr.Button(interactive=False), gr.Button(visible=True)
+
+
+def ready() -> tuple[gr.Button, gr.Button]:
+    """The button that starts and the one that cancels, while none runs."""
+    return gr.Button(interactive=True), gr.Button(visible="hidden")
 
 
 def running(ticket: Ticket, ahead: int = 0) -> str:

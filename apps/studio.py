@@ -16,6 +16,7 @@ from apps.pages.generate import Generate
 from apps.pages.grid import Grid
 from apps.pages.inspect import Inspect
 from apps.pages.methods import methods_page
+from apps.rendering import settle
 from apps.settings import Settings
 from workbench.core.catalog import catalog
 from workbench.runs.execute import OUTPUTS
@@ -63,6 +64,7 @@ def build(models: Path | str | None = None, *, root: Path | str | None = None, p
         Settings(demo, generate).connect()
         for detail in (generate.detail, gallery.detail):
             _send(detail, tabs, generate, compare, inspect)
+    settle(demo)
     demo.desk = desk  # type: ignore[attr-defined]
     return demo
 

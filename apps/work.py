@@ -14,7 +14,7 @@ from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import card_line
 from apps.rendering import redrawn
-from apps.show import over, running
+from apps.show import busy, cancel_button, over, ready, running
 from workbench.core.catalog import find
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.method import Edit, Lens, Method
@@ -52,7 +52,7 @@ class Work:
         """Place the button that starts the page's main job, and Cancel."""
         with gr.Row(elem_id=f"{self.page}-row"):
             self.go = gr.Button(label, variant="primary", elem_id=f"{self.page}-go", scale=3)
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id=f"{self.page}-cancel", visible=False, scale=1)
+            self.cancel = cancel_button(f"{self.page}-cancel")
 
     def results(self) -> None:
         """Place the line of the job, its pictures and its file."""
@@ -174,7 +174,7 @@ class Work:
         keep = gr.skip()
         hide = gr.DownloadButton(visible=False)
         grid = "" if shown else keep
-        yield running(ticket), grid, None, time.time(), hide, gr.Button(interactive=False), gr.Button(visible=True)
+        yield running(ticket), grid, None, time.time(), hide, *busy()
         last = ""
         for _ in self.desk.follow(ticket):
             now = shown() if shown else ""
@@ -188,8 +188,7 @@ class Work:
             report,
             time.time(),
             keep if file is None else gr.DownloadButton(value=str(file), visible=True),
-            gr.Button(interactive=True),
-            gr.Button(visible=False),
+            *ready(),
         )
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
-from apps.show import over, running
+from apps.show import busy, cancel_button, over, ready, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.core.report import Table
@@ -35,7 +35,7 @@ class Compare:
                 "Draw without and with the stack", variant="primary", elem_id="compare-go", scale=2, min_width=260
             )
             self.measure = gr.Button("Measure A and B", elem_id="compare-measure", scale=1, min_width=160)
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="compare-cancel", visible=False, scale=1)
+            self.cancel = cancel_button("compare-cancel")
         self.stage = gr.HTML(empty(*_START), elem_id="compare-stage")
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=3, min_width=320, visible=False) as self.seen:
@@ -156,14 +156,14 @@ class Compare:
         drawing = bool(ticket.folders)
         pictures: list[Any] = [None, None] if drawing else list(ticket.note)
         table: Any = gr.Dataframe(visible=False) if drawing else gr.skip()
-        yield self._line(ticket), *pictures, table, gr.Button(interactive=False), gr.Button(visible=True)
+        yield self._line(ticket), *pictures, table, *busy()
         for _ in self.desk.follow(ticket):
             yield self._line(ticket), *[gr.skip()] * 5
         if drawing:
             files = [folder / "0000.png" for folder in ticket.folders]
             pictures = [str(path) if path.is_file() else None for path in files]
         note, shown = self._measured(ticket.job.result, drawing)
-        yield over(ticket, note), *pictures, shown, gr.Button(interactive=True), gr.Button(visible=False)
+        yield over(ticket, note), *pictures, shown, *ready()
 
     def _line(self, ticket: Ticket) -> str:
         return running(ticket, self.desk.jobs.waiting(ticket.job))

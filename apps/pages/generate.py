@@ -14,7 +14,7 @@ from apps.origin import BRUSH, Painted, behind, canvas, on_canvas
 from apps.pages.detail import Detail, plan_of
 from apps.panels import empty, trouble
 from apps.picker import Picker
-from apps.show import clock, over, running
+from apps.show import busy, cancel_button, clock, over, ready, running
 from apps.stack import Stack
 from workbench.core.errors import AskError, WorkbenchError
 from workbench.runs.shelf import keep_canvas, plan_inside
@@ -77,7 +77,7 @@ class Generate:
                 )
         with gr.Row(elem_id="go-row"):
             self.go = gr.Button("Generate", variant="primary", elem_id="go", scale=3)
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", scale=1, visible=False)
+            self.cancel = cancel_button("cancel")
         self.negative = gr.Textbox(
             label="Negative prompt",
             lines=1,
@@ -307,7 +307,7 @@ class Generate:
     def _show(self, ticket: Ticket, seed: int | None = None) -> Iterator[tuple[Any, ...]]:
         waiting = running(ticket, self.desk.jobs.waiting(ticket.job))
         shown = gr.skip() if seed is None else seed
-        yield waiting, gr.Gallery(visible=False), [], gr.Button(interactive=False), gr.Button(visible=True), shown
+        yield waiting, gr.Gallery(visible=False), [], *busy(), shown
         count = 0
         for _ in self.desk.follow(ticket):
             paths = [str(path) for path in ticket.drawn]
@@ -323,8 +323,7 @@ class Generate:
             over(ticket, words) if paths or ticket.job.state != "done" else empty(*NOTHING_YET),
             self._gallery(paths),
             paths,
-            gr.Button(interactive=True),
-            gr.Button(visible=False),
+            *ready(),
             gr.skip(),
         )
 

@@ -10,7 +10,7 @@ from apps.axes import axes, axis, caption, values, varied
 from apps.desk import Desk, Ticket
 from apps.pages.generate import Generate
 from apps.panels import empty, trouble
-from apps.show import over, running
+from apps.show import busy, cancel_button, over, ready, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.plan import Plan
 from workbench.core.tape import Tap
@@ -52,7 +52,7 @@ class Grid:
                 )
         with gr.Row():
             self.go = gr.Button("Draw the grid", variant="primary", elem_id="grid-go", scale=3)
-            self.cancel = gr.Button("Cancel", variant="stop", elem_id="grid-cancel", visible=False, scale=1)
+            self.cancel = cancel_button("grid-cancel")
         self.stage = gr.HTML(empty(*_START), elem_id="grid-stage")
         self.cells = gr.Gallery(
             label="Grid",
@@ -121,8 +121,7 @@ class Grid:
         yield (
             running(ticket, self.desk.jobs.waiting(ticket.job)),
             gr.Gallery([], visible=False, columns=width),
-            gr.Button(interactive=False),
-            gr.Button(visible=True),
+            *busy(),
         )
         count = 0
         for _ in self.desk.follow(ticket):
@@ -133,8 +132,7 @@ class Grid:
         yield (
             over(ticket, words),
             self._gallery(ticket.drawn, cells),
-            gr.Button(interactive=True),
-            gr.Button(visible=False),
+            *ready(),
         )
 
     def _all(self, plans: list[Plan], folders: list[Path]) -> Any:

@@ -15,7 +15,7 @@ from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
 from apps.rendering import redrawn
-from apps.show import over, running
+from apps.show import busy, cancel_button, over, ready, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.method import Lens
 from workbench.core.plan import Plan
@@ -43,7 +43,7 @@ class Inspect:
                 self.base = gr.State(None)
                 with gr.Row(elem_id="inspect-row"):
                     self.go = gr.Button("Look", variant="primary", elem_id="inspect-go", scale=3)
-                    self.cancel = gr.Button("Cancel", variant="stop", elem_id="inspect-cancel", visible=False, scale=1)
+                    self.cancel = cancel_button("inspect-cancel")
                 with gr.Row(elem_classes=["wb-chips"]):
                     self.stacked = gr.Checkbox(
                         True, label="With the stack of edits", container=False, elem_id="inspect-stack"
@@ -118,11 +118,11 @@ class Inspect:
         def now() -> str:
             return running(ticket, self.desk.jobs.waiting(ticket.job))
 
-        yield now(), None, time.time(), gr.Button(interactive=False), gr.Button(visible=True)
+        yield now(), None, time.time(), *busy()
         for _ in self.desk.follow(ticket):
             yield now(), *[gr.skip()] * 4
         report = ticket.job.result if ticket.job.state == "done" else None
-        yield over(ticket, ticket.note), report, time.time(), gr.Button(interactive=True), gr.Button(visible=False)
+        yield over(ticket, ticket.note), report, time.time(), *ready()
 
     def _plan(self, found: recipes.Recipe, request: gr.Request) -> Plan:
         """The plan to look at, with the picture that a picture sent here was started from."""

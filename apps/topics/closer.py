@@ -16,7 +16,7 @@ from apps.pages.generate import Generate
 from apps.panels import draw_report, empty, trouble
 from apps.picker import Picker
 from apps.rendering import redrawn
-from apps.show import over, running
+from apps.show import busy, cancel_button, over, ready, running
 from workbench.core.errors import AskError, Stopped, WorkbenchError
 from workbench.core.fields import controls
 from workbench.core.method import Lens, Method
@@ -58,7 +58,7 @@ class Closer:
                     elem_id="closer-second")  # fmt: skip
                 with gr.Row(elem_id="closer-row"):
                     self.go = gr.Button("Look", variant="primary", elem_id="closer-go", scale=3)
-                    self.cancel = gr.Button("Cancel", variant="stop", elem_id="closer-cancel", visible=False, scale=1)
+                    self.cancel = cancel_button("closer-cancel")
                 with gr.Accordion("Lens", open=True):
                     self.picker = Picker("lens", "Lens", "closer", leading("lens", "pixel"))
                     self.picker.place(demo)
@@ -151,7 +151,7 @@ class Closer:
 
     def _follow(self, ticket: Ticket) -> Iterator[tuple[Any, ...]]:
         keep = gr.skip()
-        yield running(ticket), keep, keep, keep, keep, gr.Button(interactive=False), gr.Button(visible=True)
+        yield running(ticket), keep, keep, keep, keep, *busy()
         for _ in self.desk.follow(ticket):
             yield running(ticket), *[keep] * 6
         picture = str(ticket.drawn[0]) if ticket.drawn else keep
@@ -164,8 +164,7 @@ class Closer:
             gr.File(files, visible=True) if files else keep,
             [(side, report) for side, report, _ in made] if made else keep,
             time.time() if made else keep,
-            gr.Button(interactive=True),
-            gr.Button(visible=False),
+            *ready(),
         )
 
     def _trouble(self, error: WorkbenchError) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ MARKS = [
 ]
 Open = Callable[..., Any]
 #: What Gradio's own script says when a reload cuts the streams of the page before, and of an icon nobody asked for.
-CUT = ("AbortError", "Connection errored out", "favicon")
+CUT = ("AbortError", "Connection errored out", "favicon", "404: Not Found", "INCOMPLETE_CHUNKED", "network error")
 
 
 def set_up(page: Any, prompt: str = "a cat", steps: int = 4) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from apps.desk import Desk, short
+from apps.desk import PREVIEW_SHARE, Desk, Preview, short
 from apps.origin import on_canvas
 from apps.pages.gallery import PICTURES, REPORTS, Gallery
 from apps.pages.generate import Generate
@@ -19,6 +20,7 @@ from apps.stack import item
 from tests.apps.conftest import MODEL, Served
 from workbench.core.ask import Ask
 from workbench.core.plan import Plan
+from workbench.core.tape import Step
 from workbench.runs.history import read_run
 from workbench.runs.shelf import plan_inside
 
@@ -188,3 +190,17 @@ def test_the_bin_is_emptied_a_day_later(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     assert [path.name for path in (tmp_path / "browser" / ".bin").iterdir()] == ["new"]
     desk.jobs.close()
+
+
+def test_a_preview_waits_a_second_and_keeps_to_its_share() -> None:
+    bundle: Any = SimpleNamespace(decode=lambda x: x)
+    step = Step(10, 20, 500.0, x0=torch.zeros(1, 3, 8, 8))
+    preview = Preview()
+    preview.watch(bundle, step)
+    assert preview.images == []
+    preview.began = time.monotonic() - 2
+    preview.watch(bundle, step)
+    assert preview.images[0].startswith("data:image/webp;base64,")
+    preview.images, preview.spent = [], 2 * PREVIEW_SHARE * 2
+    preview.watch(bundle, step)
+    assert preview.images == []
