@@ -127,6 +127,7 @@ class Stack:
             on = gr.Checkbox(
                 entry["on"],
                 label=f"{index + 1}. {cls.card.title}",
+                interactive=True,  # of itself a part that is drawn anew takes no clicks
                 container=False,
                 min_width=120,
                 elem_classes=["wb-on"],

@@ -105,9 +105,9 @@ span[data-testid="block-info"]{font-weight:500}
 
 .wb-item{border:1px solid var(--border-color-primary)!important;border-radius:10px!important;overflow:visible}
 .wb-item-head{align-items:center;padding:8px 12px 0;gap:8px;flex-wrap:wrap}
-.wb-item-head .wb-on{flex:1 1 150px}
+.wb-item-head .wb-on,.wb-item-head>:first-child{flex:1 1 150px}
 .wb-item-head .wb-on span{font-weight:600}
-.wb-tools{flex:0 0 auto!important;gap:4px;flex-wrap:nowrap;width:auto}
+.wb-tools{flex:0 0 auto!important;min-width:0!important;gap:4px;flex-wrap:nowrap;width:auto}
 .wb-tools>button{flex:0 0 auto!important;width:auto!important;min-width:max-content!important}
 .wb-item>.styler,.wb-item .styler{background:var(--block-background-fill)!important;gap:0!important}
 .wb-item-head .wb-on{border:0!important;background:transparent!important;padding:4px 0!important}
@@ -122,6 +122,7 @@ span[data-testid="block-info"]{font-weight:500}
  border-color:var(--border-color-primary)!important}
 .wb-tool:disabled{opacity:.35}
 .wb-item:has(.wb-on input:not(:checked)) .wb-body{opacity:.45}
+.wb-item-line{padding:0 12px;margin:0}
 .wb-card-line{font-size:.85rem;color:var(--body-text-color-subdued)}
 
 .wb-tiles{display:flex;flex-wrap:wrap;gap:10px;margin-bottom:8px}
@@ -146,8 +147,14 @@ span[data-testid="block-info"]{font-weight:500}
 .wb-done code{font-size:.8rem;overflow-wrap:anywhere}
 .gradio-container th,.gradio-container th *{word-break:normal!important;overflow-wrap:normal!important}
 #pictures .grid-wrap,#history .grid-wrap,#grid-cells .grid-wrap{overflow:visible}
+.gradio-container .md table{border-collapse:collapse;margin:8px 0}
+.gradio-container .md :is(th,td){border:1px solid var(--border-color-primary)!important;padding:5px 10px!important;
+ text-align:left!important;vertical-align:top}
+.gradio-container .md tr{border-color:var(--border-color-primary)!important}
+.gradio-container .selection-button{display:none!important}
+#grid-cells .caption-label{max-width:calc(100% - 8px);white-space:normal!important;overflow-wrap:anywhere}
 .prose h1{font-size:1.15rem}.prose h2{font-size:1rem}.prose h3{font-size:.95rem}
-#compare-left img,#compare-right img,#history-picture img{width:100%;height:100%;object-fit:contain}
+#compare-left img,#compare-right img,#history-picture img,#decode-picture img{width:100%;height:100%;object-fit:contain}
 .gradio-container table,.gradio-container table *,.table-wrap,.table-wrap *{font-family:var(--font)!important}
 :focus-visible{outline:2px solid var(--slider-color)!important;outline-offset:1px}
 
@@ -158,6 +165,10 @@ span[data-testid="block-info"]{font-weight:500}
  .wb-main>.wb-result{order:-1}
  .wb-main>*{width:100%!important;min-width:0!important}
  #stage .wb-empty{min-height:150px}
+ .gradio-container .md:has(table){display:block;overflow-x:auto!important}
+ .gradio-container .md table{min-width:620px!important}
+ #history .grid-container{grid-template-columns:repeat(3,minmax(0,1fr))!important}
+ #grid-cells .caption-label{font-size:.68rem;padding:1px 4px;line-height:1.2}
  .wb-tools{flex-wrap:wrap}
  #go-row{position:sticky;bottom:0;z-index:20;background:var(--body-background-fill);padding:6px 0}
  .wb-seeds>*{min-width:44%!important}

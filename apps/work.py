@@ -35,7 +35,7 @@ _STYLE = """<style>.wb-before{overflow-x:auto}.wb-before table{border-collapse:c
 .wb-before th,.wb-before td{border:0!important;padding:3px 5px!important}
 .wb-before th{font-weight:500;font-size:.8rem;text-align:left;vertical-align:middle}
 .wb-before td{min-width:76px}.wb-before img{width:100%;max-width:160px;border-radius:6px;margin:0}
-.wb-before i{display:block;width:128px;max-width:100%;aspect-ratio:1;border-radius:6px;background:#8881}</style>"""
+.wb-before i{display:block;width:min(128px,20vw);aspect-ratio:1;border-radius:6px;background:#8881}</style>"""
 
 Made = tuple[Report | None, Path | None]
 Rows = Sequence[tuple[str, Sequence[Plan]]]
@@ -184,7 +184,7 @@ class Work:
         alarms = "".join(trouble(line) for line in warnings(report)) if report is not None else ""
         yield (
             alarms + over(ticket, done),
-            shown() if shown else keep,
+            (shown() if last or ticket.job.state == "done" else "") if shown else keep,
             report,
             time.time(),
             keep if file is None else gr.DownloadButton(value=str(file), visible=True),

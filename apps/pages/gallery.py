@@ -42,7 +42,7 @@ class Gallery:
                 with gr.Row():
                     self.query = gr.Textbox(
                         label="Search",
-                        placeholder="words of the prompt, method, model, date (2026-11-21)",
+                        placeholder="prompt, method, model or date",
                         elem_id="history-search",
                         scale=4,
                         min_width=240,

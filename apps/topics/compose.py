@@ -62,8 +62,12 @@ class Compose(Work):
         modes = sorted(methods((TOPIC,), "edit", wanted="adapter"), key=lambda cls: role(cls, "trigger") is not None)
         with gr.Row(elem_classes=["wb-main"]):
             with gr.Column(scale=5, min_width=320):
-                self.prompt = gr.Textbox(label="Prompt", placeholder="say every trigger word, such as: a sks on a red "
-                                         "background", elem_id=f"{PAGE}-prompt")  # fmt: skip
+                self.prompt = gr.Textbox(
+                    label="Prompt",
+                    placeholder="a sks on a red background",
+                    info="With every trigger word; empty: the Generate page's",
+                    elem_id=f"{PAGE}-prompt",
+                )
                 self._table()
                 self.modes = Choice(modes, "Modes", PAGE, info="Each draws alone, on the same seeds")
                 self.seeds = gr.Slider(1, MOST_SEEDS, 2, step=1, label="Seeds", elem_id=f"{PAGE}-seeds")
@@ -99,23 +103,29 @@ class Compose(Work):
         which = entry["id"]
         with gr.Row(elem_classes=["wb-item-head"]):
             gr.HTML(f"<b>{html.escape(entry['name'])}</b>")
-            remove = gr.Button("Remove", size="sm", scale=0, min_width=0, elem_classes=["wb-tool"])
+            with gr.Row(elem_classes=["wb-tools"]):
+                remove = gr.Button("Remove", size="sm", scale=0, min_width=0, elem_classes=["wb-tool"])
         told = About(**entry["about"])
         if entry["problem"] or told.line:
-            gr.HTML(trouble(entry["problem"]) if entry["problem"] else f"<p class='quiet'>{html.escape(told.line)}</p>")
+            line = html.escape(told.line)
+            gr.HTML(trouble(entry["problem"]) if entry["problem"] else f"<p class='wb-item-line quiet'>{line}</p>")
         with gr.Row():
-            weight = gr.Slider(-2, 2, entry["weight"], step=0.05, label="Weight", min_width=140, key=f"w-{which}")
+            weight = gr.Slider(-2, 2, entry["weight"], step=0.05, label="Weight", min_width=140, interactive=True,
+                               key=f"w-{which}")  # fmt: skip
             trigger = gr.Textbox(entry["trigger"], label="Trigger", placeholder=told.trigger or "the file's own",
-                                 min_width=110, key=f"t-{which}", info="The word that calls it")  # fmt: skip
-            region = gr.Textbox(entry["region"], label="Region", placeholder="auto", min_width=130, key=f"r-{which}",
-                                info="left, top, right, bottom, 0 to 1")  # fmt: skip
+                                 min_width=110, interactive=True, key=f"t-{which}",
+                                 info="The word that calls it")  # fmt: skip
+            region = gr.Textbox(entry["region"], label="Region", placeholder="auto", min_width=130, interactive=True,
+                                key=f"r-{which}", info="left, top, right, bottom, 0 to 1")  # fmt: skip
 
         with gr.Accordion("By block and by step", open=False):
             factors, places = entry["blocks"], dict[str, gr.Slider]()
             for place in told.places:
                 key = f"b-{which}-{place}"
-                places[place] = gr.Slider(-2, 2, factors.get(place, 1.0), step=0.05, label=place, key=key)
-            schedule = gr.Textbox(entry["schedule"], label="Schedule", placeholder="1", key=f"s-{which}",
+                places[place] = gr.Slider(-2, 2, factors.get(place, 1.0), step=0.05, label=place, interactive=True,
+                                          key=key)  # fmt: skip
+            schedule = gr.Textbox(entry["schedule"], label="Schedule", placeholder="1", interactive=True,
+                                  key=f"s-{which}",
                                   info="Factors from the first step to the last, such as 0, 1, 1")  # fmt: skip
 
         def keep(entries: list[Entry], value: Any, name: str) -> list[Entry]:

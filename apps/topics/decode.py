@@ -162,10 +162,12 @@ class Decode(Work):
 
     def follow(self, ticket: Ticket, done: str, shown: Any = None) -> Iterator[tuple[Any, ...]]:
         """As of any page, and the finished picture at its own size."""
+        before: Any = gr.Image(None, visible=False)
         for row in super().follow(ticket, done, shown):
             made = ticket.job.result if ticket.job.state == "done" else None
             path = str(made[1]) if made and made[1] is not None else ""
-            yield *row, gr.Image(path, visible=True) if path.endswith(".png") else gr.skip()
+            yield *row, gr.Image(path, visible=True) if path.endswith(".png") else before
+            before = gr.skip()
 
 
 @dataclass(eq=False)

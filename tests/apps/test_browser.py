@@ -67,6 +67,16 @@ def test_edits_are_stacked_ordered_copied_and_removed(opened: Open) -> None:
     assert first[3:] in titles(page)[1]
 
 
+def test_an_edit_that_is_switched_off_is_left_out(opened: Open, served: Served) -> None:
+    page = opened()
+    add(page, "freeu")
+    page.locator(".wb-on input").uncheck()
+    draw(page, "a cat without an edit")
+    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
+    assert plan_inside(newest).edits == ()
+    assert page.locator(".wb-item input:disabled").count() == 0
+
+
 def test_what_is_pasted_into_a_setting_is_used(opened: Open, served: Served) -> None:
     page = opened()
     add(page, "tome")

@@ -19,6 +19,7 @@ from tests.apps.browser import MARKS, PATIENCE, Open, draw, set_up
 from tests.apps.conftest import Served
 from tests.apps.pages import RECIPE, page_of, request
 from tests.tiny import tiny_var
+from workbench.runs.shelf import plan_inside
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 pytestmark = MARKS
@@ -96,17 +97,20 @@ def test_a_topic_page_goes_on_showing_its_job_after_a_reload(opened: Open) -> No
     page.get_by_text("times as fast").first.wait_for()
 
 
-def test_adapters_are_added_by_name_and_drawn(opened: Open) -> None:
+def test_adapters_are_added_by_name_weighted_and_drawn(opened: Open, served: Served) -> None:
     page = opened()
     set_up(page, "a worn cat", steps=2)
     _tab(page, "Compose")
     page.locator("#compose-add input").click()
     page.locator("#compose-add input").fill("random:1")
     page.locator("#compose-add input").press("Enter")
-    page.get_by_label("Trigger").first.wait_for()
+    page.locator(".wb-item").wait_for()
+    page.get_by_label("number input for Weight").fill("0.5")
     page.locator("#compose-seeds input").first.fill("1")
     page.locator("#compose-go").click()
     playwright.expect(page.locator("#compose-grid img")).to_have_count(2, timeout=PATIENCE)
+    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
+    assert plan_inside(newest).edits[0].weights == (0.5,)
     page.locator("#compose-report").click()
     page.get_by_text("What was found").first.wait_for()
 

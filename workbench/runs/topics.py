@@ -29,12 +29,12 @@ def role(cls: type[Method], name: str) -> Control | None:
 def methods(topics: Collection[str], kind: Kind, family: str = "", wanted: str = "") -> list[type[Method]]:
     """Methods of topics and a kind, of those for a model family alone and with a setting of a role where one is named.
 
-    Quick ones come first.
+    Quick ones come first, of these the older: what the others grew from.
     """
     cost = ("instant", "seconds", "minutes")
     found = [cls for cls in catalog(kind=kind) if cls.topic() in topics and (not wanted or role(cls, wanted))]
     fitting = [cls for cls in found if not family or family in cls.card.families or "any" in cls.card.families]
-    return sorted(fitting, key=lambda cls: cost.index(cls.card.cost))
+    return sorted(fitting, key=lambda cls: (cost.index(cls.card.cost), cls.card.paper))
 
 
 def leading(kind: Kind, wanted: str) -> str:

@@ -50,11 +50,12 @@ def example(cls: type[Method]) -> str:
     """A command that uses the method, with a value for every setting that needs one."""
     words = [cls.card.name, *(f"{c.name}={_example(cls, c)}" for c in controls(cls) if c.required)]
     spelled = " ".join(shlex.quote(word) for word in words)
+    quoted = f'"{spelled}"' if not set(spelled) & set('"$`\\') and " " in spelled else shlex.quote(spelled)
     match cls.kind:
         case "sampler":
-            return f'workbench sample "{PROMPT}" --sampler {shlex.quote(spelled)}'
+            return f'workbench sample "{PROMPT}" --sampler {quoted}'
         case "edit":
-            return f'workbench sample "{PROMPT}" --with {shlex.quote(spelled)}'
+            return f'workbench sample "{PROMPT}" --with {quoted}'
         case "lens":
             return f'workbench look {spelled} --prompt "{PROMPT}"'
         case _:
@@ -65,6 +66,8 @@ def _example(cls: type[Method], control: Control) -> str:
     value = cls.quick.get(control.name, "cat" if control.kind == "text" else None)
     if value is None and control.kind == "list":
         value = ["cat"]
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str):  # pyright: ignore[reportUnknownArgumentType]
+        value = value[0]  # one text alone is a list of one
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

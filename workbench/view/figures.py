@@ -6,6 +6,7 @@ One colour scale per meaning: amounts from nothing upwards are `AMOUNT`, values 
 
 import base64
 import io
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7
 _INK = "#7d8590"  # readable on white and on near-black
 _FONT = "Source Sans Pro, system-ui, sans-serif"  # the app brings the first
 _GRID = "rgba(125,133,144,0.25)"
+_WIDEST_TITLE = 44  # letters in a line: what fits beside a picture's axes on a phone
+#: What plotly's sliders share: a quiet rail that shows on white and on near-black, no ticks, no labels.
+_RAIL = {"pad": {"t": 8}, "ticklen": 0, "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"}, "borderwidth": 1,
+         "bgcolor": _GRID, "bordercolor": _INK, "activebgcolor": _INK}  # fmt: skip
 _SMALLEST = 256  # px: smaller pictures are enlarged by whole pixels, so that they stay sharp
 
 
@@ -65,9 +70,12 @@ def value_range(heat: Heat) -> tuple[float, float]:
 
 
 def _layout(title: str, height: int, **more: Any) -> dict[str, Any]:
+    lines = textwrap.wrap(title, _WIDEST_TITLE)
+    over = 20 * max(len(lines) - 1, 0)
+    margin = {"l": 48, "r": 24, "t": 44 if title else 16, "b": 44, **more.pop("margin", {})}
     return {
-        "title": {"text": _escape(title), "font": {"size": 15}}, "height": height,
-        "margin": {"l": 48, "r": 24, "t": 44 if title else 16, "b": 44}, "paper_bgcolor": "rgba(0,0,0,0)",
+        "title": {"text": "<br>".join(map(_escape, lines)), "font": {"size": 15}}, "height": height + over,
+        "margin": {**margin, "t": margin["t"] + over}, "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": _INK, "family": _FONT},
         "colorway": LINES, "template": None, **more}  # fmt: skip
 
@@ -124,7 +132,7 @@ def _strength_slider() -> dict[str, Any]:
         {"method": "restyle", "args": [{"opacity": [value / 10]}], "label": f"{value * 10} %"} for value in range(11)
     ]
     return {"active": 6, "currentvalue": {"prefix": "overlay ", "font": {"size": 12, "color": _INK}}, "steps": steps,
-            "pad": {"t": 8}, "ticklen": 0, "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"}}  # fmt: skip
+            **_RAIL}  # fmt: skip
 
 
 def _film(panel: Film) -> go.Figure:
@@ -147,8 +155,7 @@ def _film(panel: Film) -> go.Figure:
         {"method": "restyle", "args": [{"visible": row}], "label": _escape(label)}
         for row, label in zip(shown, panel.labels, strict=True)
     ]
-    slider = {"active": len(traces) - 1, "steps": steps, "pad": {"t": 8}, "ticklen": 0, "minorticklen": 0,
-              "currentvalue": {"font": {"size": 12, "color": _INK}}, "font": {"color": "rgba(0,0,0,0)"}}  # fmt: skip
+    slider = {"active": len(traces) - 1, "steps": steps, "currentvalue": {"font": {"size": 12, "color": _INK}}, **_RAIL}
     made.update_layout(sliders=[slider], margin_b=84)
     return made
 

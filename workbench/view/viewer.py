@@ -32,11 +32,11 @@ _STYLE = """<style>
 .wb-film .wb-stage img[hidden]{display:none!important}
 .wb-film.wb-over img.wb-f{opacity:var(--strength)}
 .wb-film .wb-row{display:flex;align-items:center;gap:.75rem;margin-top:.5rem;flex-wrap:wrap}
-.wb-film input[type=range]{flex:1;min-width:8rem;accent-color:#4f7df3}
+.wb-film input[type=range]{flex:1;min-width:8rem;accent-color:var(--slider-color,#4f7df3)}
 .wb-film output{min-width:7rem;font-variant-numeric:tabular-nums}
 .wb-film .wb-word{padding:.25rem .75rem!important;border-radius:1rem!important;border:1px solid #8886!important;
 background:none;color:inherit;font:inherit!important;font-size:.875rem!important;margin:0!important;cursor:pointer}
-.wb-film .wb-word[aria-pressed=true]{background:#4f7df3;border-color:#4f7df3;color:#fff}
+.wb-film .wb-word[aria-pressed=true]{background:var(--primary-600,#4f7df3);border-color:transparent;color:#fff}
 .wb-film .wb-title{font-weight:600;margin-bottom:.4rem}
 </style>"""
 
