@@ -165,8 +165,8 @@ span[data-testid="block-info"]{font-weight:500}
  .wb-main>.wb-result{order:-1}
  .wb-main>*{width:100%!important;min-width:0!important}
  #stage .wb-empty{min-height:150px}
- .gradio-container .md:has(table){display:block;overflow-x:auto!important}
- .gradio-container .md table{min-width:620px!important}
+ .md:has(table){display:block;overflow-x:auto!important}
+ .md table{min-width:620px!important}
  #history .grid-container{grid-template-columns:repeat(3,minmax(0,1fr))!important}
  #grid-cells .caption-label{font-size:.68rem;padding:1px 4px;line-height:1.2}
  .wb-tools{flex-wrap:wrap}
