@@ -184,7 +184,7 @@ class Work:
         alarms = "".join(trouble(line) for line in warnings(report)) if report is not None else ""
         yield (
             alarms + over(ticket, done),
-            (shown() if last or ticket.job.state == "done" else "") if shown else keep,
+            keep if shown is None else "" if ticket.job.state == "failed" and not ticket.drawn else shown(),
             report,
             time.time(),
             keep if file is None else gr.DownloadButton(value=str(file), visible=True),

@@ -45,6 +45,14 @@ def test_ways_are_drawn_in_turns_and_measured(page: Accelerate) -> None:
     assert {run.plan.ask.prompts for run in runs} == {("a dog",)}
 
 
+def test_a_job_that_fails_before_its_first_picture_leaves_no_empty_places(page: Accelerate) -> None:
+    recipe = list(RECIPE)
+    recipe[5] = "no-such-model"
+    shown = [row[:2] for row in page.race(WHO, 2, False, "a dog", ["cfg-cutoff"], {}, *recipe)]
+    assert "did not work" in shown[-1][0]
+    assert shown[-1][1] == ""
+
+
 def test_nothing_chosen_is_a_line(page: Accelerate) -> None:
     with pytest.raises(AskError, match="No way is chosen"):
         last(page.race(WHO, 2, False, "", [], {}, *RECIPE))
