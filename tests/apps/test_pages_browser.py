@@ -104,7 +104,7 @@ def test_adapters_are_added_by_name_weighted_and_drawn(opened: Open, served: Ser
     page.locator("#compose-add input").click()
     page.locator("#compose-add input").fill("random:1")
     page.locator("#compose-add input").press("Enter")
-    page.locator(".wb-item").wait_for()
+    page.locator(".wb-item-head").wait_for()
     page.get_by_label("number input for Weight").fill("0.5")
     page.locator("#compose-seeds input").first.fill("1")
     page.locator("#compose-go").click()
