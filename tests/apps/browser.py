@@ -20,7 +20,9 @@ MARKS = [
 ]
 Open = Callable[..., Any]
 #: What Gradio's own script says when a reload cuts the streams of the page before, and of an icon nobody asked for.
-CUT = ("AbortError", "Connection errored out", "favicon", "404: Not Found", "INCOMPLETE_CHUNKED", "network error")
+CUT = ("AbortError", "Connection errored out", "favicon")
+#: What it says besides on a page that was loaded again, whose server has forgotten the session of the page before.
+RELOADED = (*CUT, "404: Not Found", "INCOMPLETE_CHUNKED", "network error")
 
 
 def set_up(page: Any, prompt: str = "a cat", steps: int = 4) -> None:
@@ -45,6 +47,11 @@ def add(page: Any, name: str) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(".wb-item-head")).to_have_count(count + 1, timeout=PATIENCE)
+
+
+def newest(root: Path, name: str = "0000.png") -> Path:
+    """The last picture that was drawn, or the last file of that name in a run."""
+    return max(root.glob(f"*/*/{name}"), key=lambda path: path.stat().st_mtime)
 
 
 def titles(page: Any) -> list[str]:

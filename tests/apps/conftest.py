@@ -3,6 +3,7 @@
 import socket
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.apps.browser import ARGS, CHROMIUM, CUT, MODEL, PATIENCE, Open
+from tests.apps.browser import ARGS, CHROMIUM, CUT, MODEL, PATIENCE, RELOADED, Open
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages deprecate while they are imported is not ours to fix
@@ -77,7 +78,8 @@ def chromium() -> Iterator[Any]:
 def opened(chromium: Any, served: Served) -> Iterator[Open]:
     """Opens the app in a browser of its own; at the end nothing foreign was asked and nothing went wrong."""
     contexts: list[Any] = []
-    troubles: list[str] = []
+    troubles: list[tuple[Any, str]] = []
+    loads = Counter[Any]()
     hosts: set[str] = set()
 
     def open_page(path: str = "/", width: int = 1280, context: Any = None) -> Any:
@@ -85,8 +87,9 @@ def opened(chromium: Any, served: Served) -> Iterator[Open]:
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append((page, message.text)) if message.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append((page, str(error))))
+        page.on("framenavigated", lambda frame: loads.update([page] if frame == page.main_frame else []))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
         page.goto(served.url + path, timeout=PATIENCE)
         page.locator("#prompt textarea").wait_for()
@@ -97,7 +100,8 @@ def opened(chromium: Any, served: Served) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert hosts <= {urlsplit(served.url).netloc, ""}
-    assert not [text for text in troubles if not any(word in text for word in CUT)]
+    known = {page: RELOADED if loads[page] > 1 else CUT for page, _ in troubles}
+    assert not [text for page, text in troubles if not any(word in text for word in known[page])]
 
 
 def free_port() -> int:

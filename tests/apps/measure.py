@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.apps.browser import ARGS, CHROMIUM
 from tests.apps.conftest import free_port
 from workbench.runs.history import read_run
 
 REPEATS, TURNS, STEPS = 20, 9, 20
 COUNTS = (1, 8)
 PROMPT = "a flat emoji of a cat"
-CHROMIUM = "/usr/bin/chromium"
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 #: Half a second in which nothing on the page changes: what came before has settled.
 _STILL = """() => new Promise(done => {
   let timer = setTimeout(finish, 500);

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.apps.browser import MARKS, MODEL, PATIENCE, Open, add, draw, set_up, stroke, titles
+from tests.apps.browser import MARKS, MODEL, PATIENCE, Open, add, draw, newest, set_up, stroke, titles
 from tests.apps.conftest import Served
 from workbench.runs.shelf import plan_inside
 
@@ -72,8 +72,8 @@ def test_an_edit_that_is_switched_off_is_left_out(opened: Open, served: Served) 
     add(page, "freeu")
     page.locator(".wb-on input").uncheck()
     draw(page, "a cat without an edit")
-    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
-    assert plan_inside(newest).edits == ()
+    drawn = newest(served.root)
+    assert plan_inside(drawn).edits == ()
     assert page.locator(".wb-item input:disabled").count() == 0
 
 
@@ -82,8 +82,8 @@ def test_what_is_pasted_into_a_setting_is_used(opened: Open, served: Served) -> 
     add(page, "tome")
     page.locator("[id$=-parts] textarea, [id$=-parts] input").fill("cross")  # no key is pressed, as with a paste
     draw(page, "a pasted cat")
-    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
-    assert plan_inside(newest).edits[0].parts == ("cross",)
+    drawn = newest(served.root)
+    assert plan_inside(drawn).edits[0].parts == ("cross",)
 
 
 def test_a_search_follows_what_is_pasted_and_deleted(opened: Open) -> None:
@@ -123,8 +123,8 @@ def test_a_stroke_on_the_canvas_is_what_is_drawn_anew(opened: Open, tmp_path: Pa
     playwright.expect(undo).to_be_enabled(timeout=PATIENCE)
     page.locator("#go").click()
     page.locator("#result-facts").get_by_text("a picture with a mask").wait_for()
-    newest = max(served.root.glob("*/*/mask.png"), key=lambda path: path.stat().st_mtime)
-    share = (np.asarray(Image.open(newest)) > 0).mean()
+    drawn = newest(served.root, "mask.png")
+    share = (np.asarray(Image.open(drawn)) > 0).mean()
     assert 0.02 < share < 0.98
 
 
@@ -133,17 +133,17 @@ def test_a_dropped_picture_restores_every_setting(opened: Open, served: Served) 
     page.locator("#negative textarea, #negative input").first.fill("rain")
     add(page, "freeu")
     draw(page, "a dropped cat")
-    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
+    drawn = newest(served.root)
     other = opened()
     other.get_by_role("tab", name="Gallery").click()
-    other.locator("#history-drop input[type=file]").set_input_files(newest)
+    other.locator("#history-drop input[type=file]").set_input_files(drawn)
     expect = playwright.expect
     expect(other.locator("#prompt textarea")).to_have_value("a dropped cat", timeout=PATIENCE)
     expect(other.locator("#negative textarea, #negative input").first).to_have_value("rain")
     expect(other.locator("#sampler-diffuse-steps input")).to_have_value("4", timeout=PATIENCE)
     expect(other.locator("#model input")).to_have_value(MODEL)
     expect(other.locator(".wb-item-head")).to_have_count(1, timeout=PATIENCE)
-    seed = str(plan_inside(newest).ask.seeds[0])
+    seed = str(plan_inside(drawn).ask.seeds[0])
     expect(other.locator("#seed input")).to_have_value(seed)
     expect(other.locator("#roll input")).not_to_be_checked()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from apps.guard import COOKIE
 from apps.origin import BRUSH
 from apps.pages.generate import Generate
-from tests.apps.browser import MARKS, PATIENCE, Open, draw, set_up
+from tests.apps.browser import MARKS, PATIENCE, Open, draw, newest, set_up
 from tests.apps.conftest import Served
 from tests.apps.pages import RECIPE, page_of, request
 from tests.tiny import tiny_var
@@ -109,8 +109,8 @@ def test_adapters_are_added_by_name_weighted_and_drawn(opened: Open, served: Ser
     page.locator("#compose-seeds input").first.fill("1")
     page.locator("#compose-go").click()
     playwright.expect(page.locator("#compose-grid img")).to_have_count(2, timeout=PATIENCE)
-    newest = max(served.root.glob("*/*/0000.png"), key=lambda path: path.stat().st_mtime)
-    assert plan_inside(newest).edits[0].weights == (0.5,)
+    drawn = newest(served.root)
+    assert plan_inside(drawn).edits[0].weights == (0.5,)
     page.locator("#compose-report").click()
     page.get_by_text("What was found").first.wait_for()
 
