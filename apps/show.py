@@ -27,7 +27,10 @@ def cancel_button(name: str) -> gr.Button:
 
 
 def busy() -> tuple[gr.Button, gr.Button]:
-    """The button that starts and the one that cancels, while a job runs."""
+    """The button that starts and the one that cancels, while a job runs; told with every step.
+
+    Gradio loses what it is told of a component's visibility between its making and its mounting.
+    """
     return gr.Button(interactive=False), gr.Button(visible=True)
 
 

@@ -178,7 +178,7 @@ class Work:
         last = ""
         for _ in self.desk.follow(ticket):
             now = shown() if shown else ""
-            yield running(ticket), keep if now == last else now, *[keep] * 5
+            yield running(ticket), keep if now == last else now, *[keep] * 3, *busy()
             last = now
         report, file = ticket.job.result if ticket.job.state == "done" and ticket.job.result else (None, None)
         alarms = "".join(trouble(line) for line in warnings(report)) if report is not None else ""

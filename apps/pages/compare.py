@@ -158,7 +158,7 @@ class Compare:
         table: Any = gr.Dataframe(visible=False) if drawing else gr.skip()
         yield self._line(ticket), *pictures, table, *busy()
         for _ in self.desk.follow(ticket):
-            yield self._line(ticket), *[gr.skip()] * 5
+            yield self._line(ticket), *[gr.skip()] * 3, *busy()
         if drawing:
             files = [folder / "0000.png" for folder in ticket.folders]
             pictures = [str(path) if path.is_file() else None for path in files]

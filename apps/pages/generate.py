@@ -314,7 +314,7 @@ class Generate:
             gallery = self._gallery(paths) if len(paths) != count else gr.skip()
             count = len(paths)
             now = running(ticket, self.desk.jobs.waiting(ticket.job))
-            yield now, gallery, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield now, gallery, gr.skip(), *busy(), gr.skip()
         paths = [str(path) for path in ticket.drawn]
         words = f"{len(paths)} picture{'s' * (len(paths) != 1)}"
         if ticket.job.state == "done":

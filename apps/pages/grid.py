@@ -127,7 +127,7 @@ class Grid:
         for _ in self.desk.follow(ticket):
             fresh = gr.skip() if len(ticket.drawn) == count else self._gallery(ticket.drawn, cells)
             count = len(ticket.drawn)
-            yield running(ticket, self.desk.jobs.waiting(ticket.job)), fresh, gr.skip(), gr.skip()
+            yield running(ticket, self.desk.jobs.waiting(ticket.job)), fresh, *busy()
         words = f"{len(ticket.drawn)} of {len(cells)} cells; each is a run of its own in the gallery."
         yield (
             over(ticket, words),

@@ -120,7 +120,7 @@ class Inspect:
 
         yield now(), None, time.time(), *busy()
         for _ in self.desk.follow(ticket):
-            yield now(), *[gr.skip()] * 4
+            yield now(), *[gr.skip()] * 2, *busy()
         report = ticket.job.result if ticket.job.state == "done" else None
         yield over(ticket, ticket.note), report, time.time(), *ready()
 

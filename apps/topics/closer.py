@@ -153,7 +153,7 @@ class Closer:
         keep = gr.skip()
         yield running(ticket), keep, keep, keep, keep, *busy()
         for _ in self.desk.follow(ticket):
-            yield running(ticket), *[keep] * 6
+            yield running(ticket), *[keep] * 4, *busy()
         picture = str(ticket.drawn[0]) if ticket.drawn else keep
         made = ticket.job.result if ticket.job.state == "done" else None
         files = [str(path) for _, _, folder in made or () for path in sorted(folder.glob("*.npz"))]
